@@ -1,0 +1,2 @@
+from . import demo_equipment_category
+from . import demo_equipment

@@ -1,0 +1,2 @@
+from . import demo_equipment_booking
+from . import demo_equipment
