@@ -1,0 +1,191 @@
+"""A project: one repository with its workflows, its runs and its members."""
+
+import re
+
+from odoo import api, fields, models
+from odoo.exceptions import AccessError, ValidationError
+
+from .roles import MATRIX, ROLES
+from .statuses import STATUSES
+
+SLUG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
+
+
+class OpsProject(models.Model):
+    _name = "ops.project"
+    _description = "Project"
+    _order = "name, id"
+
+    name = fields.Char(required=True)
+    slug = fields.Char(
+        required=True,
+        copy=False,
+        help="Short name for scripts and addresses: lower-case words joined by dashes.",
+    )
+    workspace_key = fields.Char(
+        compute="_compute_workspace_key",
+        store=True,
+        readonly=False,
+        required=True,
+        copy=False,
+        help="Key of the workspace in other systems: lower-case letters, digits, underscores.",
+    )
+    odoo_version = fields.Char(required=True, default="19.0")
+    active = fields.Boolean(default=True)
+    repository_url = fields.Char(help="URL or path from which workers fetch the code.")
+    default_branch = fields.Char(required=True, default="main")
+    description = fields.Text()
+    config = fields.Json()
+    max_running = fields.Integer(
+        default=2, required=True, help="So many runs of the project may be active at a time."
+    )
+    paused = fields.Boolean(help="Runs wait in the queue until the project goes on.")
+    membership_ids = fields.One2many("ops.project.membership", "project_id")
+    workflow_ids = fields.One2many("ops.workflow", "project_id")
+    run_ids = fields.One2many("ops.run", "project_id")
+    my_role = fields.Selection(ROLES, compute="_compute_my_role")
+    workflow_count = fields.Integer(compute="_compute_counts")
+    run_count = fields.Integer(compute="_compute_counts")
+    active_run_count = fields.Integer(compute="_compute_counts")
+    failed_run_count = fields.Integer(compute="_compute_counts")
+    last_run_id = fields.Many2one("ops.run", compute="_compute_last_run")
+    last_run_status = fields.Selection(STATUSES, compute="_compute_last_run")
+    color = fields.Integer()
+
+    _slug_uniq = models.Constraint("UNIQUE (slug)", "Another project has this slug.")
+    _slug_format = models.Constraint(
+        f"CHECK (slug ~ '{SLUG.pattern}')",
+        "A slug consists of lower-case letters and digits, in words joined by single dashes.",
+    )
+    _workspace_key_uniq = models.Constraint(
+        "UNIQUE (workspace_key)", "Another project has this workspace key."
+    )
+    _workspace_key_format = models.Constraint(
+        "CHECK (workspace_key ~ '^[a-z][a-z0-9_]*$')",
+        "A workspace key begins with a letter and holds lower-case letters, digits, underscores.",
+    )
+    _odoo_version_format = models.Constraint(
+        r"CHECK (odoo_version ~ '^\d+\.\d+$')", "An Odoo version reads like 19.0."
+    )
+    _max_running_positive = models.Constraint(
+        "CHECK (max_running BETWEEN 1 AND 1000)", "Between 1 and 1000 runs may be active at a time."
+    )
+
+    @api.depends("slug")
+    def _compute_workspace_key(self):
+        for project in self:
+            if project.workspace_key or not project.slug:
+                continue
+            key = project.slug.replace("-", "_")
+            project.workspace_key = (key if key[0].isalpha() else f"p_{key}") + "_workspace"
+
+    @api.depends_context("uid")
+    @api.depends("membership_ids.user_id", "membership_ids.role")
+    def _compute_my_role(self):
+        memberships = self.env["ops.project.membership"].sudo().search(
+            [("project_id", "in", self.ids), ("user_id", "=", self.env.uid)]
+        )
+        role_by_project = {m.project_id.id: m.role for m in memberships}
+        for project in self:
+            project.my_role = role_by_project.get(project.id, False)
+
+    def _compute_counts(self):
+        counts = {}
+        for project, status, count in self.env["ops.run"]._read_group(
+            [("project_id", "in", self.ids)], ["project_id", "status"], ["__count"]
+        ):
+            counts[project.id, status] = count
+        workflows = dict(
+            self.env["ops.workflow"]._read_group(
+                [("project_id", "in", self.ids)], ["project_id"], ["__count"]
+            )
+        )
+        for project in self:
+            by_status = {status: n for (pid, status), n in counts.items() if pid == project.id}
+            project.workflow_count = workflows.get(project, 0)
+            project.run_count = sum(by_status.values())
+            project.active_run_count = sum(
+                by_status.get(status, 0) for status in ("queued", "claimed", "running")
+            )
+            project.failed_run_count = by_status.get("failed", 0)
+
+    def _compute_last_run(self):
+        for project in self:
+            project.last_run_id = self.env["ops.run"].search(
+                [("project_id", "=", project.id)], order="run_number desc", limit=1
+            )
+            project.last_run_status = project.last_run_id.status
+
+    @api.constrains("repository_url", "default_branch")
+    def _check_repository(self):
+        for project in self:
+            if (project.repository_url or "").startswith("-"):
+                raise ValidationError(
+                    self.env._("A repository's address must not begin with a dash.")
+                )
+            if project.default_branch.startswith("-"):
+                raise ValidationError(self.env._("A branch's name must not begin with a dash."))
+
+    @api.model_create_multi
+    def create(self, vals_list):
+        """Whoever creates a project owns it."""
+        projects = super().create(vals_list)
+        for project in projects:
+            if not project.sudo().membership_ids.filtered(lambda m: m.role == "owner"):
+                self.env["ops.project.membership"].sudo().create(
+                    {"project_id": project.id, "user_id": self.env.uid, "role": "owner"}
+                )
+        return projects
+
+    def write(self, vals):
+        if "active" in vals:
+            self._check_may("archive_project")
+        return super().write(vals)
+
+    def copy_data(self, default=None):
+        vals_list = super().copy_data(default)
+        for project, vals in zip(self, vals_list, strict=True):
+            vals.setdefault("slug", f"{project.slug}-copy")
+            vals["name"] = self.env._("%s (copy)", project.name)
+        return vals_list
+
+    def _may(self, operation):
+        """Whether the current user's role allows ``operation`` of the matrix in each project."""
+        if self.env.su or self.env.user.has_group("odooops.group_platform_admin"):
+            return True
+        return all(project.my_role in MATRIX[operation] for project in self)
+
+    def _check_may(self, operation):
+        """Raise AccessError unless :meth:`_may`."""
+        if not self._may(operation):
+            raise AccessError(
+                self.env._("Your role in this project does not allow that. Ask one of its owners.")
+            )
+
+    def action_open_runs(self):
+        self.ensure_one()
+        action = self.env["ir.actions.act_window"]._for_xml_id("odooops.ops_run_action")
+        return {
+            **action,
+            "domain": [("project_id", "=", self.id)],
+            "context": {"default_project_id": self.id},
+            "display_name": self.name,
+        }
+
+    def action_open_workflows(self):
+        self.ensure_one()
+        action = self.env["ir.actions.act_window"]._for_xml_id("odooops.ops_workflow_action")
+        return {
+            **action,
+            "domain": [("project_id", "=", self.id)],
+            "context": {"default_project_id": self.id},
+            "display_name": self.name,
+        }
+
+    def action_pause(self):
+        self._check_may("manage_project")
+        self.paused = True
+
+    def action_resume(self):
+        self._check_may("manage_project")
+        self.paused = False

@@ -1,0 +1,69 @@
+"""Lines of the runs' logs. Written in batches by the kernel, read by page."""
+
+from odoo import api, fields, models
+from odoo.tools import SQL
+
+
+LOG_LEVELS = [("debug", "Debug"), ("info", "Info"), ("warn", "Warning"), ("error", "Error")]
+
+
+class OpsRunLog(models.Model):
+    _name = "ops.run.log"
+    _description = "Run log line"
+    _order = "run_id desc, seq"
+    _log_access = False
+    _rec_name = "message"
+
+    run_id = fields.Many2one("ops.run", required=True, readonly=True, ondelete="restrict")
+    seq = fields.Integer("Line", required=True, readonly=True, aggregator=None)
+    log_level = fields.Selection(LOG_LEVELS, required=True, readonly=True)
+    message = fields.Text(readonly=True)
+    metadata = fields.Json(readonly=True)
+    step = fields.Char(compute="_compute_metadata")
+    logger = fields.Char(compute="_compute_metadata")
+    timestamp = fields.Datetime(required=True, readonly=True)
+    words = fields.Char(
+        "Full text", search="_search_words", store=False, help="Words, phrases, or and -not."
+    )
+
+    _run_seq_uniq = models.Constraint("UNIQUE (run_id, seq)", "This line number is taken.")
+
+    @api.depends("metadata")
+    def _compute_metadata(self):
+        for line in self:
+            line.step = (line.metadata or {}).get("step")
+            line.logger = (line.metadata or {}).get("logger")
+
+    @api.model
+    def _search_words(self, operator, value):
+        if operator not in ("ilike", "=", "like"):
+            return NotImplemented
+
+        def to_sql(model, alias, query):
+            return SQL(
+                "to_tsvector('simple', %s) @@ websearch_to_tsquery('simple', %s)",
+                SQL.identifier(alias, "message"),
+                value,
+            )
+
+        return fields.Domain.custom(to_sql=to_sql)
+
+    @api.model
+    def _page(self, run_id, after, limit, search=None, levels=None):
+        """Lines of one run behind ``after``, as dicts; the caller has checked the access."""
+        conditions = [SQL("run_id = %s", run_id), SQL("seq > %s", after)]
+        if search:
+            pattern = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+            conditions.append(SQL("message ILIKE %s", f"%{pattern}%"))
+        if levels:
+            conditions.append(SQL("log_level = ANY(%s)", list(levels)))
+        return self.env.execute_query_dict(
+            SQL(
+                "SELECT seq, to_char(timestamp, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS timestamp,"
+                " log_level, message, metadata ->> 'step' AS step,"
+                " metadata ->> 'logger' AS logger, metadata ->> 'stream' AS stream"
+                " FROM ops_run_log WHERE %s ORDER BY seq LIMIT %s",
+                SQL(" AND ").join(conditions),
+                limit,
+            )
+        )

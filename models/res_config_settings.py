@@ -1,0 +1,26 @@
+"""Settings of the control plane."""
+
+from odoo import api, fields, models
+
+
+class ResConfigSettings(models.TransientModel):
+    _inherit = "res.config.settings"
+
+    odooops_execute_on_this_server = fields.Boolean(
+        "Execute runs on this server",
+        config_parameter="odooops.execute_on_this_server",
+        help="When no worker is alive, a scheduled action starts one here. Runs are then local"
+        " processes without isolation: only for repositories you trust.",
+    )
+    odooops_artifact_root = fields.Char(
+        "Artifact folder",
+        config_parameter="odooops.artifact_root",
+        help="Folder of the filesystem store. Empty: a folder of Odoo's data directory.",
+    )
+    odooops_schema = fields.Char("Schema", compute="_compute_odooops_schema")
+
+    @api.depends_context("uid")
+    def _compute_odooops_schema(self):
+        schema = self.env["ops.kernel"]._get_schema()
+        for settings in self:
+            settings.odooops_schema = schema

@@ -1,0 +1,41 @@
+-- The kernel's private tables. The ORM owns the tables people see; these two hold facts
+-- that change every few seconds or serve only as locks, so that ops_run stays quiet.
+
+-- A lease exists only while a run is claimed or running. Heartbeats update it: no index on
+-- a changing column and free space in each page keep those updates HOT.
+CREATE TABLE IF NOT EXISTS public.ops_run_lease (
+    run_id integer PRIMARY KEY REFERENCES public.ops_run (id) ON DELETE CASCADE,
+    epoch integer NOT NULL,
+    worker_id text NOT NULL,
+    claim_token uuid UNIQUE,
+    lease_until timestamptz NOT NULL,
+    cancel_requested boolean NOT NULL DEFAULT false,
+    next_log_seq integer NOT NULL DEFAULT 1
+) WITH (fillfactor = 50);
+
+-- One row per project: the mutex of claiming, and the memory that makes it fair.
+CREATE TABLE IF NOT EXISTS public.ops_project_gate (
+    project_id integer PRIMARY KEY REFERENCES public.ops_project (id) ON DELETE CASCADE,
+    last_claimed_at timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 50);
+
+-- Words of all log lines; 'simple' because logs are no natural language.
+CREATE INDEX IF NOT EXISTS ops_run_log_message_fts
+    ON public.ops_run_log USING gin (to_tsvector('simple', message));
+
+-- Functions are dropped before they are made anew: a changed signature would otherwise
+-- leave the old one behind as an overload. Trigger functions stay, triggers hang on them.
+DO $$
+DECLARE
+    v_function regprocedure;
+BEGIN
+    FOR v_function IN
+        SELECT p.oid::regprocedure
+        FROM pg_proc p
+        WHERE p.pronamespace = current_schema()::regnamespace
+          AND p.prorettype <> 'trigger'::regtype
+    LOOP
+        EXECUTE format('DROP FUNCTION %s', v_function);
+    END LOOP;
+END
+$$;

@@ -1,0 +1,81 @@
+-- What every other file of the kernel uses: clock, refusals, identity, limits, the event chain.
+
+-- Odoo keeps naive UTC in its datetime columns. clock_timestamp, not now: several
+-- transitions may happen in one transaction and must not share a time.
+CREATE FUNCTION utc_now() RETURNS timestamp
+LANGUAGE sql VOLATILE
+RETURN clock_timestamp() AT TIME ZONE 'UTC';
+
+-- An error that the caller made: a code for programs, a sentence for people.
+CREATE FUNCTION refuse(p_code text, p_error text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+RETURN jsonb_build_object('success', false, 'code', p_code, 'error', p_error);
+
+-- The Odoo user on whose behalf the transaction runs. Odoo sets it on its own connection;
+-- only the owner of the schema may execute kernel functions, so nobody else can pretend.
+CREATE FUNCTION acting_user_id() RETURNS integer
+LANGUAGE sql STABLE
+RETURN nullif(current_setting('odooops.user_id', true), '')::integer;
+
+-- Seconds a claim is held before the work starts, and a running run between heartbeats.
+CREATE FUNCTION claim_lease_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 30;
+CREATE FUNCTION run_lease_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 60;
+
+CREATE FUNCTION is_terminal(p_status text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN p_status IN ('succeeded', 'failed', 'canceled');
+
+-- The state machine, as data.
+CREATE FUNCTION is_transition(p_from text, p_to text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN (p_from, p_to) IN (
+    ('queued', 'claimed'),
+    ('queued', 'canceled'),
+    ('claimed', 'queued'),
+    ('claimed', 'running'),
+    ('claimed', 'canceled'),
+    ('running', 'succeeded'),
+    ('running', 'failed'),
+    ('running', 'canceled')
+);
+
+-- SHA-256 (hex) over one line per fact, the previous hash first. JSON text of the message
+-- keeps a line break inside it from looking like the next fact.
+CREATE FUNCTION event_hash(
+    p_prev_hash text, p_run_id integer, p_seq integer, p_event_type text,
+    p_timestamp timestamp, p_message text, p_payload jsonb
+) RETURNS text
+LANGUAGE sql STABLE
+RETURN encode(sha256(convert_to(concat_ws(E'\n',
+    coalesce(p_prev_hash, ''),
+    p_run_id,
+    p_seq,
+    p_event_type,
+    to_char(p_timestamp, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+    to_jsonb(coalesce(p_message, ''))::text,
+    coalesce(p_payload, '{}'::jsonb)::text
+), 'UTF8')), 'hex');
+
+-- Append one event to a run that the caller has locked, and move the head of its chain.
+CREATE FUNCTION record_event(
+    p_run_id integer, p_event_type text, p_message text, p_payload jsonb DEFAULT '{}'
+) RETURNS integer
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_seq integer;
+    v_prev text;
+    v_hash text;
+    v_time timestamp := utc_now();
+BEGIN
+    SELECT r.event_seq + 1, r.event_hash INTO v_seq, v_prev
+    FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
+    v_hash := event_hash(v_prev, p_run_id, v_seq, p_event_type, v_time, p_message, p_payload);
+    UPDATE ops_run SET event_seq = v_seq, event_hash = v_hash WHERE id = p_run_id;
+    INSERT INTO ops_run_event
+        (run_id, seq, event_type, message, payload, "timestamp", prev_hash, hash)
+    VALUES
+        (p_run_id, v_seq, p_event_type, p_message, p_payload, v_time, v_prev, v_hash);
+    RETURN v_seq;
+END
+$$;

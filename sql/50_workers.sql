@@ -1,0 +1,132 @@
+-- The register of workers. An identity belongs to one process: a restarted worker is a new
+-- one, so that what its predecessor left behind cannot look alive.
+
+-- Seconds without a heartbeat after which a worker counts as gone.
+CREATE FUNCTION worker_timeout_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 30;
+
+CREATE FUNCTION worker_id_problem(p_worker_id text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
+AS $$
+    SELECT refuse('invalid_input',
+        'worker_id must have 1 to 64 characters out of A-Z a-z 0-9 . _ : -')
+    WHERE coalesce(p_worker_id !~ '^[A-Za-z0-9._:-]{1,64}$', true)
+$$;
+
+CREATE FUNCTION live_workers() RETURNS SETOF ops_worker
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $$
+    SELECT w.* FROM ops_worker w
+    WHERE w.state <> 'stopped'
+      AND w.last_heartbeat > utc_now() - make_interval(secs => worker_timeout_seconds())
+$$;
+
+CREATE FUNCTION register_worker(
+    p_worker_id text,
+    p_host text DEFAULT NULL,
+    p_labels text[] DEFAULT '{}',
+    p_capacity integer DEFAULT 1,
+    p_version text DEFAULT NULL,
+    p_kind text DEFAULT 'daemon'
+) RETURNS jsonb
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_now constant timestamp := utc_now();
+BEGIN
+    IF worker_id_problem(p_worker_id) IS NOT NULL THEN
+        RETURN worker_id_problem(p_worker_id);
+    ELSIF coalesce(p_capacity, 0) NOT BETWEEN 1 AND 1000 THEN
+        RETURN refuse('invalid_input', 'capacity must lie between 1 and 1000');
+    ELSIF coalesce(p_kind, '') NOT IN ('daemon', 'scheduled') THEN
+        RETURN refuse('invalid_input', 'kind must be daemon or scheduled');
+    END IF;
+    INSERT INTO ops_worker (
+        worker_id, host, labels, capacity, version, kind, state, registered_at, last_heartbeat)
+    VALUES (
+        p_worker_id, p_host, to_jsonb(coalesce(p_labels, '{}')), p_capacity, p_version, p_kind,
+        'active', v_now, v_now)
+    ON CONFLICT (worker_id) DO UPDATE SET
+        host = excluded.host, labels = excluded.labels, capacity = excluded.capacity,
+        version = excluded.version, kind = excluded.kind, state = 'active',
+        last_heartbeat = excluded.last_heartbeat;
+    RETURN jsonb_build_object('success', true, 'worker_id', p_worker_id);
+END
+$$;
+
+-- draining: it claims no more but still works; stopped: it has ended.
+CREATE FUNCTION set_worker_state(p_worker_id text, p_state text) RETURNS jsonb
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF coalesce(p_state, '') NOT IN ('active', 'draining', 'stopped') THEN
+        RETURN refuse('invalid_input', 'state must be active, draining or stopped');
+    END IF;
+    UPDATE ops_worker SET state = p_state, last_heartbeat = utc_now()
+    WHERE worker_id = p_worker_id;
+    IF NOT FOUND THEN
+        RETURN refuse('not_found', 'No worker has registered under this id.');
+    END IF;
+    RETURN jsonb_build_object('success', true, 'state', p_state);
+END
+$$;
+
+CREATE FUNCTION deregister_worker(p_worker_id text) RETURNS jsonb
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+BEGIN
+    RETURN set_worker_state(p_worker_id, 'stopped');
+END
+$$;
+
+-- One call per process for all its runs. What it does not own any more it must stop at once.
+CREATE FUNCTION heartbeat(p_worker_id text, p_runs jsonb DEFAULT '[]') RETURNS jsonb
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_until constant timestamptz :=
+        clock_timestamp() + make_interval(secs => run_lease_seconds());
+    v_item jsonb;
+    v_lease ops_run_lease;
+    v_runs jsonb := '[]';
+BEGIN
+    IF worker_id_problem(p_worker_id) IS NOT NULL THEN
+        RETURN worker_id_problem(p_worker_id);
+    ELSIF jsonb_typeof(p_runs) IS DISTINCT FROM 'array'
+          OR jsonb_path_exists(p_runs, '$[*] ? (!(@.run_id.type() == "number"
+                                                 && @.epoch.type() == "number"))') THEN
+        RETURN refuse('invalid_input', 'runs must be a list of {"run_id": 1, "epoch": 1}');
+    END IF;
+    UPDATE ops_worker SET last_heartbeat = utc_now() WHERE worker_id = p_worker_id;
+    IF NOT FOUND THEN
+        RETURN refuse('not_found', 'No worker has registered under this id.');
+    END IF;
+    -- In the order of their ids, as every other function locks leases.
+    FOR v_item IN
+        SELECT item FROM jsonb_array_elements(p_runs) item ORDER BY (item ->> 'run_id')::numeric
+    LOOP
+        UPDATE ops_run_lease l SET lease_until = greatest(l.lease_until, v_until)
+        WHERE l.run_id::numeric = (v_item ->> 'run_id')::numeric
+          AND l.epoch::numeric = (v_item ->> 'epoch')::numeric
+          AND l.worker_id = p_worker_id
+        RETURNING l.* INTO v_lease;
+        v_runs := v_runs || jsonb_strip_nulls(jsonb_build_object(
+            'run_id', v_item -> 'run_id',
+            'epoch', v_item -> 'epoch',
+            'owned', FOUND,
+            'cancel_requested', FOUND AND v_lease.cancel_requested,
+            'cancel_reason', CASE WHEN v_lease.cancel_requested THEN (
+                SELECT r.cancel_reason FROM ops_run r WHERE r.id = v_lease.run_id) END,
+            'lease_until', CASE WHEN FOUND THEN v_lease.lease_until END,
+            'lease_seconds', CASE WHEN FOUND THEN run_lease_seconds() END));
+    END LOOP;
+    RETURN jsonb_build_object('success', true, 'runs', v_runs);
+END
+$$;
+
+-- All live leases, for whoever cleans up after workers that are gone.
+CREATE FUNCTION list_leases()
+RETURNS TABLE (run_id integer, epoch integer, worker_id text, lease_until timestamptz)
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $$
+    SELECT l.run_id, l.epoch, l.worker_id, l.lease_until FROM ops_run_lease l ORDER BY l.run_id
+$$;
