@@ -1,20 +1,215 @@
-"""From raw output to log lines (being written)."""
+"""From the raw output of processes to the run's log: lines, levels, the complete log file, the way to the control plane.
+
+Nothing gets lost on that way. Each line is written to two files first: the complete log (compressed, colour codes kept, later
+an artifact) and a spool. A thread of its own sends the spool in batches; while the control plane is away the lines wait on
+disk, and when the control plane asks for a sequence number it has not got, sending goes on from there.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from typing import Any
+
+#: Longer lines are cut into pieces; all but the first are marked ``continued``.
+MAX_LINE_BYTES = 16384
+
+#: Escape sequences: CSI (colours, cursor), OSC (titles, links), and the two-character ones.
+_ANSI = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)|[@-Z\\\\^_])")
+#: Odoo's log format: 2026-11-23 14:35:57,123 4711 INFO database odoo.modules.loading: message
+_ODOO_HEADER = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ (?P<level>[A-Z]+) \S+ (?P<logger>[^\s:]+): "
+)
+_ODOO_LEVELS = {
+    "DEBUG": "debug",
+    "INFO": "info",
+    "RUNBOT": "info",
+    "WARNING": "warn",
+    "ERROR": "error",
+    "CRITICAL": "error",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class LogLine:
-    """One line of the run's log as the control plane stores it.
+    """One line of the run's log.
 
-    ``timestamp`` is seconds since the epoch (microsecond resolution), ``level`` debug, info, warn or error, ``message``
-    holds no line end, no NUL and no colour codes; ``metadata`` has step, stream (stdout, stderr), logger, continued.
+    ``timestamp`` is microseconds since the epoch, ``level`` debug, info, warn or error. ``text`` is the line as it was
+    printed, colour codes and all, without NUL and line end; ``message`` is the same without colour codes. ``metadata`` has
+    step, stream (stdout or stderr), logger, continued, as far as they are known.
     """
 
-    timestamp: float
+    timestamp: int
     level: str
-    message: str
+    text: str
     metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def message(self) -> str:
+        return strip_ansi(self.text)
+
+    def to_row(self) -> dict[str, Any]:
+        """The line as ``append_run_logs`` takes it."""
+        return {
+            "timestamp": iso_timestamp(self.timestamp),
+            "level": self.level,
+            "message": self.message,
+            "metadata": self.metadata,
+        }
+
+    def to_text(self) -> str:
+        """The line as it stands in the complete log: time, level, stream, step and text, separated by tabs.
+
+        Line n of that file is the line with sequence number n in the control plane.
+        """
+        stream = self.metadata.get("stream", "-") + ("+" if self.metadata.get("continued") else "")
+        step = str(self.metadata.get("step", "-")).replace("\t", " ")
+        return f"{iso_timestamp(self.timestamp)}\t{self.level}\t{stream}\t{step}\t{self.text}\n"
+
+
+def strip_ansi(text: str) -> str:
+    """Return ``text`` without terminal escape sequences."""
+    return _ANSI.sub("", text) if "\x1b" in text else text
+
+
+def clean_text(data: bytes) -> str:
+    """Decode UTF-8; bytes that are none become U+FFFD, NUL (which PostgreSQL cannot store) becomes U+2400."""
+    return data.decode("utf-8", "replace").replace("\0", "\u2400")
+
+
+def clean_json(value: Any) -> Any:
+    """A copy of ``value`` that PostgreSQL takes as jsonb: no NUL, no lone surrogates, no NaN; unknown types as text."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {clean_json(str(key)): clean_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [clean_json(item) for item in value]
+    return clean_text(str(value).encode("utf-8", "replace"))
+
+
+def iso_timestamp(microseconds: int) -> str:
+    """UTC time with six digits of seconds' fraction, as in 2026-11-23T10:00:00.123456Z."""
+    seconds, fraction = divmod(microseconds, 1_000_000)
+    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction:06d}Z"
+
+
+class LineSplitter:
+    """Cuts one stream into pieces of lines. Holds at most one piece (``MAX_LINE_BYTES``) in memory."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+        self._timestamp = 0
+        self._continued = False
+
+    def feed(self, data: bytes, timestamp: int) -> Iterator[tuple[int, str, bool]]:
+        """Yield (timestamp of the piece's first byte, text, continued) for all that is complete."""
+        start = 0
+        while start < len(data):
+            if not self._rest:
+                self._timestamp = timestamp
+            room = MAX_LINE_BYTES - len(self._rest)
+            end = data.find(b"\n", start, start + room)
+            if end >= 0:
+                self._rest += data[start:end]
+                start = end + 1
+                yield self._take(len(self._rest), line_end=True)
+            else:
+                self._rest += data[start : start + room]
+                start += room
+                if len(self._rest) >= MAX_LINE_BYTES:
+                    yield self._take(_whole_characters(self._rest), line_end=False)
+
+    def flush(self) -> Iterator[tuple[int, str, bool]]:
+        """Yield what is left when the stream ended without a line end."""
+        if self._rest:
+            yield self._take(len(self._rest), line_end=True)
+
+    def _take(self, length: int, line_end: bool) -> tuple[int, str, bool]:
+        piece = bytes(self._rest[:length])
+        del self._rest[:length]
+        if line_end and piece.endswith(b"\r"):
+            piece = piece[:-1]
+        taken = (self._timestamp, clean_text(piece), self._continued)
+        self._continued = not line_end
+        return taken
+
+
+def _whole_characters(data: bytearray) -> int:
+    """Length of ``data`` without a character of UTF-8 that is only begun at its end."""
+    for back in range(1, 4):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        needed = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+        return len(data) - back if needed > back else len(data)
+    return len(data)
+
+
+class OutputParser:
+    """Turns the chunks of one process into log lines.
+
+    A line in Odoo's log format gives its level and logger to the lines that follow on the same stream without a header of
+    their own, which are mostly tracebacks. Everything else is info.
+    """
+
+    def __init__(self, step: str | None) -> None:
+        self._step = step
+        self._splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        self._inherited: dict[str, tuple[str, str | None]] = {}
+
+    def feed(self, stream: str, timestamp: int, data: bytes) -> list[LogLine]:
+        """Lines completed by this chunk."""
+        pieces = self._splitters[stream].feed(data, timestamp)
+        return [self._line(stream, *piece) for piece in pieces]
+
+    def flush(self) -> list[LogLine]:
+        """Lines that never got their line end."""
+        return [
+            self._line(stream, *piece)
+            for stream, splitter in self._splitters.items()
+            for piece in splitter.flush()
+        ]
+
+    def _line(self, stream: str, timestamp: int, text: str, continued: bool) -> LogLine:
+        header = None if continued else _ODOO_HEADER.match(strip_ansi(text[:1000]))
+        if header:
+            level = _ODOO_LEVELS.get(header["level"], "info")
+            self._inherited[stream] = (level, header["logger"])
+        level, logger = self._inherited.get(stream, ("info", None))
+        metadata: dict[str, Any] = {"stream": stream}
+        if self._step:
+            metadata["step"] = self._step
+        if logger:
+            metadata["logger"] = logger
+        if continued:
+            metadata["continued"] = True
+        return LogLine(timestamp, level, text, metadata)
+
+
+class Masker:
+    """Replaces secret values by asterisks. Values under six characters are left alone: they would hit innocent text."""
+
+    MIN_LENGTH = 6
+
+    def __init__(self) -> None:
+        self._pattern: re.Pattern[str] | None = None
+        self._values: set[str] = set()
+
+    def add(self, value: str) -> None:
+        """Hide ``value`` from now on; of a value with several lines each line is hidden."""
+        parts = [part.strip() for part in value.splitlines()]
+        self._values.update(part for part in parts if len(part) >= self.MIN_LENGTH)
+        if self._values:
+            longest_first = sorted(self._values, key=len, reverse=True)
+            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def mask(self, text: str) -> str:
+        """Return ``text`` with every secret value replaced by ``***``."""
+        return self._pattern.sub("***", text) if self._pattern else text

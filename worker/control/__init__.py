@@ -1,0 +1,1 @@
+"""The worker's door to the control plane; one class per door (see ``base.ControlPlane``)."""

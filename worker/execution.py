@@ -1,0 +1,402 @@
+"""One run, from the claim to its completion.
+
+In order: make the work directory, start the run in the control plane, check the repository out, make the run's database, let
+the config's steps or the built-in recipe work, collect artifacts, drop the database, bring in the rest of the log, store the
+complete log, complete the run, remove the work directory. Whatever goes wrong on the way ends as an error code and a sentence;
+the worker goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import pwd
+import re
+import shlex
+import shutil
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import checkout, database
+from .artifacts import ArtifactRecorder, find_files
+from .artifacts import MAX_FILES as MAX_ARTIFACTS
+from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
+from .errors import RunError, RunStopped
+from .executors.base import Executor
+from .guard import LEASE_LOST, RunGuard
+from .job import RunJob
+from .log_shipping import DISK_FULL, RunLog
+from .logs import LogLine, clean_json, clean_text
+from .recipes import get_recipe
+from .recipes.base import Outcome, Recipe
+from .settings import Settings
+from .storage.base import ArtifactStore
+from .workflow import validate_config, with_defaults
+
+_logger = logging.getLogger(__name__)
+
+INTERNAL_ERROR = "The worker itself failed while it executed the run; its own log says how."
+#: Key of the complete log among the run's artifacts.
+LOG_KEY = "run.log.gz"
+MAX_MESSAGE_LENGTH = 4000
+MAX_METADATA_BYTES = 1_000_000
+#: Seconds the completion is tried for at least, even when the lease is over: the last word may still count.
+COMPLETION_SECONDS = 20.0
+_WORKDIR = re.compile(r"run-([0-9a-z]+)-(\d+)-(\d+)")
+
+
+class Tools(NamedTuple):
+    """What all runs of one worker share."""
+
+    settings: Settings
+    control: ControlPlane
+    executor: Executor
+    store: ArtifactStore
+    worker_id: str
+    namespace: str
+
+
+def workdir_name(namespace: str, run_id: int, epoch: int) -> str:
+    """Name of a run's work directory: whoever finds it knows whose it was."""
+    return f"run-{namespace}-{run_id}-{epoch}"
+
+
+def parse_workdir_name(namespace: str, name: str) -> tuple[int, int] | None:
+    """Run id and epoch of a work directory of this control plane, else None."""
+    match = _WORKDIR.fullmatch(name)
+    return (int(match[2]), int(match[3])) if match and match[1] == namespace else None
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with everything in it, also where a program took away the right to write."""
+
+    def make_writable(function: Callable[..., Any], name: str, _error: Any) -> None:
+        try:
+            os.chmod(os.path.dirname(name), stat.S_IRWXU)
+            if not os.path.islink(name):
+                os.chmod(name, stat.S_IRWXU)
+            if function in (os.unlink, os.rmdir):
+                function(name)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            _logger.warning("%s cannot be removed: %s", name, error)
+
+    for _attempt in range(3):
+        shutil.rmtree(path, onerror=make_writable)
+        if not path.exists():
+            return
+
+
+class Execution:
+    """The execution of one claimed run; ``run`` is the body of the run's thread and raises nothing."""
+
+    def __init__(self, tools: Tools, claim: Claim, guard: RunGuard) -> None:
+        self.claim = claim
+        self.guard = guard
+        self._tools = tools
+        self._control = tools.control
+        name = workdir_name(tools.namespace, claim.run_id, claim.epoch)
+        self.workdir = tools.settings.work_dir / name
+        self._job: RunJob | None = None
+        self._log: RunLog | None = None
+        self._metadata: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Execute the run to its end."""
+        try:
+            problem = self._make_workdir()
+            started = self._start()
+            if started:
+                outcome = problem or self._guarded(lambda: self._work(started))
+                self._finish(outcome)
+        except ControlPlaneError as error:
+            _logger.warning("Run %s was given up: %s", self.claim.run_id, error)
+        except Exception:
+            _logger.exception("Run %s was given up", self.claim.run_id)
+        finally:
+            if self._log:
+                self._log.close()
+            remove_tree(self.workdir)
+
+    def _make_workdir(self) -> Outcome | None:
+        """Make the private directory; why that was impossible, as an outcome."""
+        try:
+            if self.workdir.exists():
+                remove_tree(self.workdir)
+            for name in ("", "checkout", "home", "tmp", "bin", "processes"):
+                (self.workdir / name).mkdir(mode=0o700, parents=True)
+            odoo = self.workdir / "bin" / "odoo"
+            odoo.write_text(f'#!/bin/sh\nexec {shlex.join(self._tools.settings.odoo)} "$@"\n')
+            odoo.chmod(0o700)
+        except OSError as error:
+            _logger.exception("The work directory of run %s cannot be made", self.claim.run_id)
+            if _is_full(error):
+                return Outcome(1, "disk_full", "The worker's disk is full.")
+            message = f"The worker cannot make the run's work directory: {error.strerror}."
+            return Outcome(1, "setup_error", message)
+        return None
+
+    def _start(self) -> Started | None:
+        claim = self.claim
+        if self.guard.stopped:
+            self._control.release_run(claim.run_id, self._tools.worker_id, claim.epoch)
+            return None
+        sent_at = time.monotonic()
+
+        def start() -> Started | Refused:
+            nonlocal sent_at
+            sent_at = time.monotonic()
+            return self._control.start_workflow_run(
+                claim.run_id, self._tools.worker_id, claim.epoch
+            )
+
+        reply = self.guard.insist(start)
+        if isinstance(reply, Refused):
+            _logger.info("Run %s was not started: %s", claim.run_id, reply)
+            return None
+        self.guard.renew(sent_at, reply.lease_seconds)
+        return reply
+
+    def _guarded(self, work: Callable[[], Outcome]) -> Outcome:
+        """Turn every way in which ``work`` may fail into an outcome."""
+        try:
+            return work()
+        except RunError as error:
+            code = None if isinstance(error, RunStopped) else error.exit_code
+            return Outcome(code, error.code, error.message)  # type: ignore[arg-type]
+        except OSError as error:
+            if _is_full(error):
+                return Outcome(1, "disk_full", "The worker's disk is full.")
+            _logger.exception("Run %s failed inside the worker", self.claim.run_id)
+        except Exception:
+            _logger.exception("Run %s failed inside the worker", self.claim.run_id)
+        return Outcome(1, "internal_error", INTERNAL_ERROR)
+
+    def _work(self, started: Started) -> Outcome:
+        claim, settings = self.claim, self._tools.settings
+        self._log = RunLog(
+            self._control, claim.run_id, claim.epoch, self.workdir, started.next_seq
+        )
+        self._log.start()
+        workflow_type = str(claim.snapshot["workflow"]["workflow_type"])
+        config = claim.snapshot.get("config") or {}
+        problems = validate_config(workflow_type, config)
+        recorder = ArtifactRecorder(
+            self._tools.store,
+            self._control,
+            claim.snapshot["project"]["slug"],
+            claim.run_id,
+            claim.epoch,
+        )
+        self._job = job = RunJob(
+            claim,
+            with_defaults({} if problems else config),
+            self.workdir,
+            guard=self.guard,
+            control=self._control,
+            executor=self._tools.executor,
+            run_log=self._log,
+            recorder=recorder,
+            odoo_argv=settings.odoo,
+            odoo_addons=settings.odoo_addons,
+        )
+        if problems:
+            reasons = "; ".join(str(problem) for problem in problems[:3])
+            raise RunError("setup_error", f"The workflow's configuration is wrong: {reasons}.")
+        recipe = None if job.config["steps"] else get_recipe(workflow_type)
+        if not job.config["steps"] and recipe is None:
+            raise RunError(
+                "setup_error",
+                f"Workflows of type {workflow_type} have no built-in recipe and this one has no steps.",
+            )
+        return self._pipeline(job, recipe)
+
+    def _pipeline(self, job: RunJob, recipe: Recipe | None) -> Outcome:
+        """Prepare what the steps or the recipe need, let them work, clear it away."""
+        settings = self._tools.settings
+        job.env = self._environment(job)
+        if job.config["secrets"]:
+            raise RunError("setup_error", "The worker has no access to the secrets of the project.")
+        wants_checkout = recipe.needs_checkout if recipe else True
+        if wants_checkout and (recipe or job.snapshot["project"].get("repository_url")):
+            job.commit = checkout.fetch(job).commit
+            self._metadata["git_commit"] = job.commit
+            job.env["ODOOOPS_GIT_COMMIT"] = job.commit
+        wants_database = recipe.needs_database if recipe else job.config["database"]
+        try:
+            if wants_database:
+                prefix = database.name_prefix(self._tools.namespace)
+                made = database.create(settings.runs_dsn, prefix, job.run_id, job.epoch)
+                job.database = made
+                self._log.masker.add(made.password)
+                job.env.update(made.environment())
+            outcome = recipe.run(job) if recipe else self._run_steps(job)
+            self._metadata.update(outcome.metadata)
+        except RunError:
+            self._collect_artifacts(job, None)
+            raise
+        else:
+            return self._collect_artifacts(job, outcome)
+        finally:
+            if job.database:
+                self._drop_database(job)
+
+    def _run_steps(self, job: RunJob) -> Outcome:
+        for step in job.config["steps"]:
+            with job.step(step["name"]):
+                argv = ["/bin/sh", "-e", "-c", step["run"]]
+                code = job.execute(argv, name=f"Step {step['name']}", timeout=step.get("timeout"))
+            if code:
+                message = f"Step {step['name']} ended with exit code {code}."
+                return Outcome(code, "exit_code", message)
+        return Outcome()
+
+    def _environment(self, job: RunJob) -> dict[str, str]:
+        """The complete environment of the run's processes; nothing of the worker's own but PATH."""
+        snapshot, user = job.snapshot, _user_name()
+        facts = {
+            "RUN_ID": job.run_id,
+            "RUN_NUMBER": job.run_number,
+            "PROJECT": snapshot["project"]["slug"],
+            "ODOO_VERSION": snapshot["project"].get("odoo_version"),
+            "WORKFLOW": snapshot["workflow"].get("name"),
+            "WORKFLOW_TYPE": snapshot["workflow"]["workflow_type"],
+            "GIT_REF": snapshot.get("git_ref"),
+            "GIT_COMMIT": snapshot.get("git_commit"),
+            "TRIGGER": snapshot.get("trigger"),
+        }
+        env = {
+            "PATH": f"{self.workdir / 'bin'}:{os.environ.get('PATH') or os.defpath}",
+            "HOME": str(self.workdir / "home"),
+            "TMPDIR": str(self.workdir / "tmp"),
+            "USER": user,
+            "LOGNAME": user,
+            "LANG": "C.UTF-8",
+            "CI": "true",
+            "PYTHONUNBUFFERED": "1",
+            **{f"ODOOOPS_{name}": str(value) for name, value in facts.items() if value},
+        }
+        if job.config["modules"]:
+            env["MODULES"] = ",".join(job.config["modules"])
+        return {**env, **job.config["env"]}
+
+    def _collect_artifacts(self, job: RunJob, outcome: Outcome | None) -> Outcome:
+        """Keep the files the config names. A file that cannot be kept makes a success a failure."""
+        result = outcome or Outcome()
+        patterns = job.config["artifacts"]
+        if not patterns or self.guard.stopped and self.guard.grace == 0:
+            return result
+        try:
+            count = 0
+            for found in find_files(job.checkout_dir, patterns):
+                count += 1
+                if count > MAX_ARTIFACTS:
+                    raise RunError(
+                        "setup_error", f"More than {MAX_ARTIFACTS} files match the artifacts."
+                    )
+                job.add_artifact(found.key, found.path, expire_in=found.expire_in)
+                job.log("info", f"Artifact {found.key} stored")
+            if not count:
+                job.log("warn", "No file matches the artifacts of the configuration.")
+        except RunError as error:
+            _logger.warning("Artifacts of run %s: %s", job.run_id, error)
+            self._say("error", error.message)
+            if not result.exit_code and not result.error_code:
+                return Outcome(1, error.code, error.message, result.metadata)
+        return result
+
+    def _drop_database(self, job: RunJob) -> None:
+        try:
+            database.drop(self._tools.settings.runs_dsn, job.database.name)
+        except RunError as error:
+            _logger.warning("Run %s: %s", job.run_id, error)
+            self._say("warn", f"{error.message} The worker tries again later.")
+
+    def _say(self, level: str, message: str) -> None:
+        """A line of the worker's own into the run's log, if that is possible at all."""
+        if not self._log:
+            return
+        text = clean_text(" ".join(message.split()).encode("utf-8", "replace"))
+        try:
+            self._log.write([LogLine(time.time_ns() // 1000, level, text)])
+        except RunError as error:
+            _logger.warning("Run %s: %s", self.claim.run_id, error)
+
+    def _finish(self, outcome: Outcome) -> None:
+        """Bring in the rest of the log, store it whole, complete the run."""
+        failed = outcome.error_code or outcome.exit_code
+        if failed:
+            code = outcome.error_code or "exit_code"
+            self._say("error", f"{outcome.error_message or ''} ({code})".strip())
+        else:
+            self._say("info", "Succeeded")
+        if self._log and not self.guard.is_lost:
+            self._log.flush(lambda: self.guard.is_lost)
+            outcome = self._store_log(outcome)
+        self._complete(outcome)
+
+    def _store_log(self, outcome: Outcome) -> Outcome:
+        def store() -> Outcome:
+            assert self._log is not None
+            path = self._log.finish()
+            if self._job:
+                self._job.add_artifact(LOG_KEY, path, "application/gzip")
+            return outcome
+
+        stored = self._guarded(store)
+        if stored is not outcome:
+            _logger.warning("Run %s: its log was not stored: %s", self.claim.run_id, stored)
+            if outcome.error_code or outcome.exit_code:
+                return outcome
+        return stored
+
+    def _complete(self, outcome: Outcome) -> None:
+        claim = self.claim
+        message = outcome.error_message
+        if message:
+            if self._log:
+                message = self._log.masker.mask(message)
+            message = clean_text(message.encode("utf-8", "replace"))[:MAX_MESSAGE_LENGTH]
+        until = max(self.guard.deadline, time.monotonic() + COMPLETION_SECONDS)
+        reply: Mapping[str, Any] | Refused = self.guard.insist(
+            lambda: self._control.complete_workflow_run(
+                claim.run_id,
+                self._tools.worker_id,
+                claim.epoch,
+                outcome.exit_code,
+                outcome.error_code,
+                message,
+                self._clean_metadata(),
+            ),
+            until,
+        )
+        if isinstance(reply, Refused):
+            _logger.warning("The end of run %s was refused: %s", claim.run_id, reply)
+        else:
+            _logger.info("Run %s: %s %s", claim.run_id, reply.get("status"), message or "")
+
+    def _clean_metadata(self) -> Mapping[str, Any]:
+        metadata = clean_json(self._metadata)
+        if len(str(metadata)) > MAX_METADATA_BYTES:
+            _logger.warning("Run %s: its metadata is too large", self.claim.run_id)
+            return {"metadata_dropped": "It was larger than one megabyte."}
+        return metadata
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+__all__ = ["DISK_FULL", "LEASE_LOST", "Execution", "Tools"]

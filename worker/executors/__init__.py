@@ -1,0 +1,1 @@
+"""How the processes of a run are started and watched; one class per way (see ``base.Executor``)."""

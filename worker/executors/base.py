@@ -1,0 +1,118 @@
+"""The contract of an executor: start a process so that it outlives the worker, follow it, stop it, adopt it again.
+
+An executor never reads the queue and never raises for what the started program does; its ``ProcessStatus`` tells. Every
+call takes a handle that can be written down (``Handle.to_dict``) and adopted by another worker process on the same host.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class ExecutorError(Exception):
+    """The process could not be started or reached; the message is a sentence for the user."""
+
+
+class Chunk(NamedTuple):
+    """A piece of output as it was read: stream is stdout or stderr, timestamp is microseconds since the epoch."""
+
+    stream: str
+    timestamp: int
+    data: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessSpec:
+    """What to start. ``env`` is the complete environment; ``timeout`` and ``grace`` are seconds.
+
+    ``lease_deadline`` is a value of the host's monotonic clock: when it passes without ``Executor.renew``, everything is
+    killed at once, since the worker must be dead and another one may start the same work.
+    """
+
+    argv: Sequence[str]
+    cwd: Path
+    env: Mapping[str, str]
+    lease_deadline: float
+    timeout: float | None = None
+    grace: float = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Handle:
+    """How to find a started process again: its directory and the supervising process (pid and its start time)."""
+
+    executor: str
+    directory: Path
+    pid: int
+    start_time: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"directory": str(self.directory)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Handle:
+        return cls(str(data["executor"]), Path(data["directory"]), int(data["pid"]), str(data["start_time"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessStatus:
+    """How a process ended.
+
+    ``reason``: ``exited`` (by itself or by a foreign signal), ``stopped`` (by ``stop``), ``timeout``, ``lease`` (deadline
+    passed), ``disk_full`` (its output could not be written), ``not_started`` (``error`` says why), ``lost`` (nobody knows).
+    ``exit_code`` is None when a signal ended it.
+    """
+
+    reason: str
+    exit_code: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+    error: str | None = None
+
+    @property
+    def shell_code(self) -> int:
+        """Exit code as a shell shows it: 128 + n for signal n, 127 when nothing was started."""
+        if self.exit_code is not None:
+            return self.exit_code
+        return 128 + self.signal if self.signal else 127
+
+
+class Executor(abc.ABC):
+    """See the module's docstring. All methods may be called from any thread; one handle is used by one thread."""
+
+    name: str
+
+    @abc.abstractmethod
+    def start(self, spec: ProcessSpec, directory: Path) -> Handle:
+        """Start ``spec``, keeping records in ``directory`` (made, must not exist). Raises ``ExecutorError``."""
+
+    @abc.abstractmethod
+    def adopt(self, data: Mapping[str, Any]) -> Handle:
+        """Return a usable handle from ``Handle.to_dict``'s result, made by another process. Raises ``ExecutorError``."""
+
+    @abc.abstractmethod
+    def poll(self, handle: Handle) -> ProcessStatus | None:
+        """None while the process or its output is still alive; after the end always the same status."""
+
+    @abc.abstractmethod
+    def read_output(self, handle: Handle, offset: int, limit: int = 1 << 20) -> tuple[list[Chunk], int]:
+        """Chunks written since ``offset`` (0 at first), about ``limit`` bytes at most, and the next offset."""
+
+    @abc.abstractmethod
+    def renew(self, handle: Handle, deadline: float) -> None:
+        """Move the lease deadline (monotonic clock of this host)."""
+
+    @abc.abstractmethod
+    def stop(self, handle: Handle, grace: float) -> None:
+        """Ask for the end: SIGINT, SIGTERM, SIGKILL to everything it started, within ``grace`` seconds. Returns at once.
+
+        ``grace`` 0 kills at once. Has no effect on an ended process.
+        """
+
+    @abc.abstractmethod
+    def cleanup(self, handle: Handle) -> None:
+        """Kill whatever is left and remove the records. May be repeated."""

@@ -1,0 +1,271 @@
+"""What a recipe or the steps of a config see of their run: ``recipes.base.Job`` made real.
+
+It joins the executor (processes), the run's log, the artifact store and the guard that says when to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .artifacts import ArtifactRecorder
+from .control.base import Claim, ControlPlane, ControlPlaneUnavailable
+from .errors import RunError, RunStopped
+from .executors.base import Executor, ExecutorError, Handle, ProcessSpec, ProcessStatus
+from .guard import LEASE_LOST, RunGuard
+from .log_shipping import DISK_FULL, RunLog
+from .logs import LineSplitter, LogLine, OutputParser, clean_json, clean_text
+from .recipes.base import Captured, Job
+
+_logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at a process: short while it writes, longer while it is silent.
+MIN_PAUSE, MAX_PAUSE = 0.01, 0.2
+#: Seconds between SIGINT and SIGKILL when a time limit has passed.
+TIMEOUT_GRACE = 10.0
+MAX_EVENT_BYTES = 4096
+
+
+class RunJob(Job):
+    """One started run. Used by the run's own thread only."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        config: Mapping[str, Any],
+        workdir: Path,
+        *,
+        guard: RunGuard,
+        control: ControlPlane,
+        executor: Executor,
+        run_log: RunLog,
+        recorder: ArtifactRecorder,
+        odoo_argv: Sequence[str],
+        odoo_addons: Sequence[Path],
+    ) -> None:
+        self.run_id, self.epoch, self.run_number = claim.run_id, claim.epoch, claim.run_number
+        self.snapshot = claim.snapshot
+        self.config = config
+        self.workdir = workdir
+        self.checkout_dir = workdir / "checkout"
+        self.commit: str | None = None
+        self.env: dict[str, str] = {}
+        self.database: Any = None
+        self.odoo_argv = tuple(odoo_argv)
+        self.odoo_addons = tuple(odoo_addons)
+        self._guard = guard
+        self._control = control
+        self._executor = executor
+        self._log = run_log
+        self._recorder = recorder
+        self._step: str | None = None
+        self._processes = 0
+        self._deadline = time.monotonic() + config["timeout"]
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self._guard.check()
+        outer, self._step = self._step, name
+        began = time.monotonic()
+        self.log("info", name, marker="start")
+        try:
+            yield
+        finally:
+            seconds = round(time.monotonic() - began, 3)
+            self._write_quietly(f"{name}: {seconds:.1f} s", {"marker": "end", "seconds": seconds})
+            self._step = outer
+
+    def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        name: str | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        cwd: Path | None = None,
+        on_line: Callable[[LogLine], None] | None = None,
+    ) -> int:
+        parser = OutputParser(self._step)
+
+        def take(lines: list[LogLine]) -> None:
+            self._log.write(lines)
+            if on_line:
+                for line in lines:
+                    on_line(line)
+
+        label = name or self._step or Path(argv[0]).name
+        status = self._process(
+            argv,
+            label,
+            env=env,
+            timeout=timeout,
+            cwd=cwd,
+            on_chunk=lambda chunk: take(parser.feed(*chunk)),
+            on_end=lambda: take(parser.flush()),
+        )
+        return status.shell_code
+
+    def capture(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60.0,
+        cwd: Path | None = None,
+        limit: int = 1 << 20,
+    ) -> Captured:
+        output = {"stdout": bytearray(), "stderr": bytearray()}
+
+        def keep(chunk) -> None:
+            target = output[chunk.stream]
+            target += chunk.data[: max(0, limit - len(target))]
+
+        label = Path(argv[0]).name
+        status = self._process(argv, label, env=env, timeout=timeout, cwd=cwd, on_chunk=keep)
+        texts = {stream: data.decode("utf-8", "replace") for stream, data in output.items()}
+        return Captured(status.shell_code, **texts)
+
+    def log(self, level: str, message: str, **metadata: Any) -> None:
+        if self._step:
+            metadata.setdefault("step", self._step)
+        metadata = clean_json(metadata)
+        data = message.encode("utf-8", "replace")
+        splitter = LineSplitter()
+        now = time.time_ns() // 1000
+        pieces = [*splitter.feed(data, now), *splitter.flush()]
+        lines = []
+        for _timestamp, text, continued in pieces:
+            extra = {"continued": True} if continued else {}
+            lines.append(LogLine(now, level, text, {**metadata, **extra}))
+        self._log.write(lines)
+
+    def event(
+        self, event_type: str, message: str, payload: Mapping[str, Any] | None = None
+    ) -> None:
+        text = clean_text(self._log.masker.mask(message).encode("utf-8", "replace"))
+        text = text.encode()[:MAX_EVENT_BYTES].decode("utf-8", "ignore") or event_type
+        try:
+            reply = self._control.add_run_event(
+                self.run_id, self.epoch, event_type, text, clean_json(dict(payload or {}))
+            )
+            _logger.debug("Event of run %s: %s", self.run_id, reply)
+        except ControlPlaneUnavailable as error:
+            _logger.warning("An event of run %s was not recorded: %s", self.run_id, error)
+
+    def add_artifact(
+        self,
+        key: str,
+        path: Path,
+        content_type: str | None = None,
+        *,
+        expire_in: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        def add() -> None:
+            facts = clean_json(dict(metadata or {}))
+            self._recorder.add(key, path, content_type, expire_in, facts)
+
+        self._guard.insist(add)
+
+    def _write_quietly(self, message: str, metadata: dict[str, Any]) -> None:
+        """Write a line at the end of a step that may be failing: the cause of that must not be covered."""
+        try:
+            self.log("info", message, **metadata)
+        except RunError as error:
+            _logger.warning("Run %s: %s", self.run_id, error)
+
+    def _process(
+        self,
+        argv: Sequence[str],
+        label: str,
+        *,
+        env: Mapping[str, str] | None,
+        timeout: float | None,
+        cwd: Path | None,
+        on_chunk: Callable[[Any], None],
+        on_end: Callable[[], None] = lambda: None,
+    ) -> ProcessStatus:
+        """Start, follow and clear away one process; raises ``RunError`` unless it ended by itself."""
+        self._guard.check()
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise self._timeout(label, None)
+        self._processes += 1
+        spec = ProcessSpec(
+            argv=[str(part) for part in argv],
+            cwd=cwd or self.checkout_dir,
+            env={**self.env, **(env or {})},
+            lease_deadline=self._guard.deadline,
+            timeout=remaining if timeout is None else min(timeout, remaining),
+            grace=TIMEOUT_GRACE,
+        )
+        try:
+            handle = self._executor.start(spec, self.workdir / "processes" / str(self._processes))
+        except ExecutorError as error:
+            raise RunError("setup_error", str(error)) from error
+        try:
+            self._guard.watch(lambda deadline: self._executor.renew(handle, deadline))
+            status = self._follow(handle, on_chunk)
+            on_end()
+        finally:
+            self._guard.watch(None)
+            self._executor.cleanup(handle)
+        step_timeout = timeout if timeout is not None and timeout < remaining else None
+        self._raise_unless_ended(status, label, step_timeout)
+        return status
+
+    def _follow(self, handle: Handle, on_chunk: Callable[[Any], None]) -> ProcessStatus:
+        offset, pause, grace_asked = 0, MIN_PAUSE, float("inf")
+        while True:
+            status = self._executor.poll(handle)
+            chunks, offset = self._executor.read_output(handle, offset)
+            for chunk in chunks:
+                on_chunk(chunk)
+            if self._guard.stopped and self._guard.grace < grace_asked:
+                grace_asked = self._guard.grace
+                self._executor.stop(handle, grace_asked)
+            if chunks:
+                pause = MIN_PAUSE
+                continue
+            if status:
+                return status
+            self._guard.wait(pause)
+            pause = min(MAX_PAUSE, pause * 1.3)
+
+    def _raise_unless_ended(
+        self, status: ProcessStatus, label: str, step_timeout: float | None
+    ) -> None:
+        stopped = self._guard.stopped
+        if stopped:
+            raise stopped
+        if status.reason == "timeout":
+            raise self._timeout(label, step_timeout)
+        if status.reason == "lease":
+            raise RunStopped("lease_lost", LEASE_LOST)
+        if status.reason == "disk_full":
+            raise RunError("disk_full", DISK_FULL)
+        if status.reason == "not_started":
+            raise RunError("setup_error", status.error or f"{label} could not be started.")
+        if status.reason in ("lost", "stopped"):
+            _logger.error("Run %s, %s: %s", self.run_id, label, status)
+            raise RunError(
+                "internal_error", f"The process that watched over {label} on the worker was killed."
+            )
+        if status.out_of_memory:
+            raise RunError(
+                "out_of_memory",
+                f"{label} was killed because the worker's memory ran out.",
+                status.shell_code,
+            )
+
+    def _timeout(self, label: str, step_timeout: float | None) -> RunStopped:
+        if step_timeout is not None:
+            return RunStopped("timeout", f"{label} took longer than its {step_timeout:g} seconds.")
+        limit = self.config["timeout"]
+        return RunStopped(
+            "timeout", f"The run took longer than its {limit:g} seconds; it was stopped in {label}."
+        )

@@ -1,0 +1,296 @@
+"""The way of a run's log lines to the control plane: the complete log, the spool on disk, the sending thread.
+
+See ``logs.py`` for how lines are made. The run's thread writes, one thread per run sends; they meet at a condition.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import json
+import logging
+import os
+import random
+import threading
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .control.base import ControlPlane, ControlPlaneUnavailable, Refused
+from .errors import RunError
+from .logs import LogLine, Masker
+
+_logger = logging.getLogger(__name__)
+
+MAX_BATCH_LINES = 1000
+MAX_BATCH_BYTES = 256 * 1024
+#: Seconds a line may wait for company.
+BATCH_SECONDS = 0.25
+#: A spool that is larger than this is emptied as soon as everything in it has arrived.
+SPOOL_KEEP_BYTES = 8 * 1024 * 1024
+#: What is kept in memory when the disk is full, in bytes.
+MEMORY_BYTES = 4 * 1024 * 1024
+MAX_PAUSE = 5.0
+
+DISK_FULL = "The worker's disk is full: the log of the run could not be written."
+
+
+class AppendFile:
+    """A file that only grows, which survives a full disk: what does not fit waits in memory for a second try."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._size = 0
+        self._waiting = bytearray()
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, those in memory included."""
+        return self._size + len(self._waiting)
+
+    def append(self, data: bytes) -> bool:
+        """Write; false when the disk is full and ``data`` (as much as memory may hold) waits."""
+        if len(self._waiting) + len(data) <= MEMORY_BYTES:
+            self._waiting += data
+        return self.settle()
+
+    def settle(self) -> bool:
+        """Try to write what waits in memory; true when nothing waits any more."""
+        while self._waiting:
+            try:
+                written = os.pwrite(self._descriptor, self._waiting, self._size)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                return False
+            self._size += written
+            del self._waiting[:written]
+        return True
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Up to ``length`` bytes from ``offset``."""
+        if offset >= self._size:
+            start = offset - self._size
+            return bytes(self._waiting[start : start + length])
+        return os.pread(self._descriptor, min(length, self._size - offset), offset)
+
+    def reset(self) -> None:
+        """Empty the file."""
+        self._waiting.clear()
+        os.ftruncate(self._descriptor, 0)
+        self._size = 0
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class RunLog:
+    """The log of one run: ``write`` lines, ``flush`` before the end, ``finish`` for the complete log's file."""
+
+    def __init__(
+        self, control: ControlPlane, run_id: int, epoch: int, directory: Path, next_seq: int
+    ) -> None:
+        self._control = control
+        self._run_id = run_id
+        self._epoch = epoch
+        self.masker = Masker()
+        #: The reply that ended the sending for good (stale epoch and the like), or None.
+        self.refused: Refused | None = None
+        self.path = directory / "run.log.gz"
+        self._complete = AppendFile(self.path)
+        self._compressor = zlib.compressobj(6, zlib.DEFLATED, 31)
+        self._spool = AppendFile(directory / "log.spool")
+        self._disk_full_said = False
+        self._condition = threading.Condition()
+        self._written_seq = next_seq - 1
+        self._acknowledged_seq = next_seq - 1
+        self._offset = 0
+        self._marks: list[tuple[int, int]] = []
+        self._batch_lines = MAX_BATCH_LINES
+        self._hurry = False
+        self._closed = False
+        name = f"log-{run_id}"
+        self._thread = threading.Thread(target=self._send_loop, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin sending."""
+        self._thread.start()
+
+    def write(self, lines: Sequence[LogLine]) -> None:
+        """Append lines. Raises ``RunError('disk_full')`` once, at the first line the disk does not take."""
+        if not lines:
+            return
+        masked = [self._masked(line) for line in lines]
+        text = "".join(line.to_text() for line in masked).encode()
+        rows = "".join(json.dumps(line.to_row()) + "\n" for line in masked).encode()
+        with self._condition:
+            room = self._spool.size + len(rows)
+            fits = self._complete.append(self._compressor.compress(text))
+            fits = self._spool.append(rows) and fits
+            if self._spool.size == room:
+                self._written_seq += len(masked)
+            self._condition.notify_all()
+            if not fits and not self._disk_full_said:
+                self._disk_full_said = True
+                raise RunError("disk_full", DISK_FULL)
+
+    def flush(self, give_up: Callable[[], bool]) -> bool:
+        """Wait until all lines have arrived; false when that became impossible or ``give_up()`` said so."""
+        with self._condition:
+            self._hurry = True
+            self._condition.notify_all()
+            while self._acknowledged_seq < self._written_seq:
+                if self.refused or give_up():
+                    return False
+                self._condition.wait(0.1)
+            self._hurry = False
+        return True
+
+    def finish(self) -> Path:
+        """Complete the compressed file and return its path. No line may be written afterwards."""
+        with self._condition:
+            fits = self._complete.append(self._compressor.flush())
+        if not fits:
+            raise RunError("disk_full", DISK_FULL)
+        return self.path
+
+    def close(self) -> None:
+        """End the sending thread and release the files."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._complete.close()
+        self._spool.close()
+
+    def _masked(self, line: LogLine) -> LogLine:
+        text = self.masker.mask(line.text)
+        if text is line.text or text == line.text:
+            return line
+        return LogLine(line.timestamp, line.level, text, line.metadata)
+
+    def _send_loop(self) -> None:
+        pause = 0.0
+        while True:
+            with self._condition:
+                if not self._wait_for_batch(pause):
+                    return
+                first_seq = self._acknowledged_seq + 1
+                rows, length = self._read_batch()
+            try:
+                reply = self._control.append_run_logs(self._run_id, self._epoch, first_seq, rows)
+            except ControlPlaneUnavailable as error:
+                pause = min(MAX_PAUSE, pause * 2 or 0.25)
+                _logger.info("Log of run %s waits on disk: %s", self._run_id, error)
+                continue
+            except Exception:
+                _logger.exception("The log of run %s could not be sent", self._run_id)
+                pause = MAX_PAUSE
+                continue
+            pause = 0.0
+            with self._condition:
+                if isinstance(reply, Refused):
+                    self._handle_refusal(reply, len(rows))
+                else:
+                    self._acknowledge(reply["next_seq"], first_seq, len(rows), length)
+                self._condition.notify_all()
+
+    def _wait_for_batch(self, pause: float) -> bool:
+        """Wait (lock held) until a batch is due; false when the thread shall end."""
+        if pause:
+            until = time.monotonic() + pause * random.uniform(0.8, 1.2)
+            while not self._closed and time.monotonic() < until:
+                self._condition.wait(until - time.monotonic())
+        since = None
+        while not self._closed and not self.refused:
+            unsent = self._written_seq - self._acknowledged_seq
+            if unsent:
+                now = time.monotonic()
+                since = since or now
+                full = unsent >= MAX_BATCH_LINES or self._spool.size - self._offset >= MAX_BATCH_BYTES
+                if full or self._hurry or now - since >= BATCH_SECONDS:
+                    return True
+                self._condition.wait(BATCH_SECONDS - (now - since))
+            else:
+                self._condition.wait()
+        return False
+
+    def _read_batch(self) -> tuple[list[dict[str, Any]], int]:
+        """The next rows of the spool and how many bytes they take."""
+        data = self._spool.read(self._offset, MAX_BATCH_BYTES)
+        while b"\n" not in data:
+            data += self._spool.read(self._offset + len(data), MAX_BATCH_BYTES)
+        lines = data[: data.rindex(b"\n") + 1].splitlines(keepends=True)[: self._batch_lines]
+        mark = (self._acknowledged_seq + 1, self._offset)
+        if self._marks[-1:] != [mark]:
+            self._marks.append(mark)
+        return [json.loads(line) for line in lines], sum(map(len, lines))
+
+    def _acknowledge(self, next_seq: int, first_seq: int, count: int, length: int) -> None:
+        self._batch_lines = MAX_BATCH_LINES
+        if next_seq == first_seq + count:
+            self._acknowledged_seq = next_seq - 1
+            self._offset += length
+        else:
+            self._rewind(next_seq)
+        if self._acknowledged_seq == self._written_seq and self._spool.size > SPOOL_KEEP_BYTES:
+            self._spool.reset()
+            self._offset = 0
+            self._marks.clear()
+
+    def _handle_refusal(self, reply: Refused, count: int) -> None:
+        if reply.code == "log_gap" and reply.data.get("next_seq"):
+            self._rewind(int(reply.data["next_seq"]))
+        elif reply.code == "invalid_input" and count > 1:
+            # One line spoils the batch: find it by sending them one by one.
+            self._batch_lines = 1
+        elif reply.code == "invalid_input":
+            _logger.error("Run %s: a log line was refused and left out: %s", self._run_id, reply)
+            self._replace_line(f"(A line of the log could not be stored: {reply.error})")
+        else:
+            self.refused = reply
+
+    def _replace_line(self, message: str) -> None:
+        """Send ``message`` in place of the first unsent line; when even that is refused, sending ends.
+
+        When the control plane is away just now, the same line is tried, refused and replaced again later.
+        """
+        row = json.loads(self._spool.read(self._offset, 1 << 20).partition(b"\n")[0])
+        row |= {"message": message, "metadata": {}}
+        seq = self._acknowledged_seq + 1
+        try:
+            reply = self._control.append_run_logs(self._run_id, self._epoch, seq, [row])
+        except ControlPlaneUnavailable:
+            return
+        if isinstance(reply, Refused):
+            self.refused = reply
+        else:
+            self._skip_lines(1)
+
+    def _rewind(self, next_seq: int) -> None:
+        """Go on from the line the control plane wants, as far back as the spool reaches."""
+        index = bisect.bisect_right(self._marks, (next_seq, float("inf"))) - 1
+        if index < 0 or next_seq > self._written_seq + 1:
+            self.refused = Refused(
+                "log_gap", f"The control plane wants log line {next_seq}, which is gone.", {}
+            )
+            return
+        seq, self._offset = self._marks[index]
+        self._acknowledged_seq = seq - 1
+        del self._marks[index + 1 :]
+        self._skip_lines(next_seq - seq)
+
+    def _skip_lines(self, count: int) -> None:
+        while count > 0:
+            data = self._spool.read(self._offset, MAX_BATCH_BYTES)
+            lines = data.splitlines(keepends=True)[:count]
+            whole = [line for line in lines if line.endswith(b"\n")]
+            self._offset += sum(map(len, whole))
+            self._acknowledged_seq += len(whole)
+            count -= len(whole)

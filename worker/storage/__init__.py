@@ -1,0 +1,1 @@
+"""Where artifacts are kept; one class per kind of store (see ``base.ArtifactStore``)."""
