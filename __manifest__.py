@@ -6,7 +6,7 @@
     "author": "OdooOps contributors",
     "license": "LGPL-3",
     "depends": ["base", "web", "bus"],
-    "external_dependencies": {"python": ["jsonschema", "psycopg2"]},
+    "external_dependencies": {"python": ["jsonschema"]},
     "data": [
         "security/odooops_groups.xml",
         "security/ir.model.access.csv",

@@ -24,6 +24,7 @@ class OpsProject(models.Model):
     )
     workspace_key = fields.Char(
         compute="_compute_workspace_key",
+        precompute=True,
         store=True,
         readonly=False,
         required=True,

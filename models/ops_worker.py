@@ -26,7 +26,7 @@ class OpsWorker(models.Model):
 
     worker_id = fields.Char("Identity", required=True, readonly=True, help="One per process start.")
     host = fields.Char(readonly=True)
-    labels = fields.Json(readonly=True)
+    labels = fields.Json("Label List", readonly=True)
     labels_text = fields.Char("Labels", compute="_compute_labels_text")
     capacity = fields.Integer(readonly=True, aggregator="sum", help="So many runs at a time.")
     version = fields.Char(readonly=True)

@@ -257,7 +257,12 @@ BEGIN
               AND a.status IN ('claimed', 'running')) AS group_busy,
            (SELECT count(*) FROM live_workers()) AS worker_count,
            (SELECT count(*) FROM live_workers() l
-              WHERE coalesce(r.labels, '[]') <@ coalesce(l.labels, '[]')) AS fitting_count
+              WHERE coalesce(r.labels, '[]') <@ coalesce(l.labels, '[]')) AS fitting_count,
+           (SELECT count(*) FROM live_workers() l
+              WHERE coalesce(r.labels, '[]') <@ coalesce(l.labels, '[]')
+                AND l.state = 'active'
+                AND l.capacity > (SELECT count(*) FROM ops_run_lease e
+                                  WHERE e.worker_id = l.worker_id)) AS free_count
     INTO v_run
     FROM ops_run r JOIN ops_project p ON p.id = r.project_id
     WHERE r.id = p_run_id;
@@ -280,7 +285,9 @@ BEGIN
             v_run.active_count, v_run.max_running)),
         (8, v_run.group_busy, 'concurrency_group', format(
             'Another run of the group %s is active.', v_run.concurrency_group)),
-        (9, true, 'waiting_for_slot', 'All workers are busy; the next free slot takes it in turn.')
+        (9, v_run.free_count = 0, 'waiting_for_slot',
+            'All workers are busy; the next free slot takes it in turn.'),
+        (10, true, 'ready', 'A worker is about to take it.')
     ) AS reason (rank, holds, code, message)
     WHERE reason.holds ORDER BY reason.rank LIMIT 1;
     RETURN jsonb_build_object('success', true, 'code', v_code, 'message', v_message);
