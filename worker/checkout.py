@@ -1,8 +1,9 @@
 """Bring the commit of a run into its checkout directory.
 
-URL and ref come from users and are not trusted: they never reach a shell, cannot become options of git, and git runs
-without the configuration, hooks, templates or credentials of the user the worker runs as. A password in the URL goes to git
-through a credential file that is removed again, so that neither git's output nor the checkout shows it.
+URL and ref come from users and are not trusted: they never reach a shell, cannot become options of
+git, and git runs without the configuration, hooks, templates or credentials of the user the worker
+runs as. A password in the URL goes to git through a credential file that is removed again, so that
+neither git's output nor the checkout shows it.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ class Checkout:
 def fetch(job: Job) -> Checkout:
     """Fetch the run's commit into ``job.checkout_dir`` with all its submodules.
 
-    The commit is ``git_commit`` of the snapshot when given, else what ``git_ref`` (branch, tag or full hash), else the
-    project's default branch, points to now. The directory must be absent or empty.
+    The commit is ``git_commit`` of the snapshot when given, else what ``git_ref`` (branch, tag or
+    full hash), else the project's default branch, points to now. The directory must be absent or
+    empty.
 
     :raises RunError: setup_error, repository_unreachable or unknown_ref
     """
@@ -64,14 +66,31 @@ def fetch(job: Job) -> Checkout:
         raise RunError("unknown_ref", f"“{ref}” is not a valid name of a branch or tag.")
     if not commit and FULL_SHA.fullmatch(ref):
         commit = ref
-    with _private_configuration(job.workdir, url) as config:
+    with job.step("Checkout"), _private_configuration(job.workdir, url) as config:
         return _Fetch(job, url, config).fetch(ref, commit)
+
+
+def describe(job: Job) -> Checkout:
+    """Return which commit is in ``job.checkout_dir``.
+
+    :raises RunError: internal_error when it holds no commit
+    """
+    answer = job.capture(
+        ["git", "log", "-1", "--no-show-signature", "--format=%H%n%aI%n%s"],
+        env={"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "LC_ALL": "C"},
+        cwd=job.checkout_dir,
+    )
+    commit, author_date, subject, *_ = [*answer.stdout.splitlines(), "", "", ""]
+    if answer.exit_code or not FULL_SHA.fullmatch(commit):
+        raise RunError("internal_error", "git could not tell which commit is checked out.")
+    return Checkout(commit=commit, subject=subject, author_date=author_date)
 
 
 def checked_url(url: str | None) -> str:
     """Return the repository's URL when git may be given it.
 
-    :raises RunError: setup_error when it is missing, relative, an option or of a scheme that runs programs
+    :raises RunError: setup_error when it is missing, relative, an option or of a scheme that runs
+        programs
     """
     if not url:
         raise RunError("setup_error", "The project has no repository URL.")
@@ -85,7 +104,8 @@ def checked_url(url: str | None) -> str:
             return url
     raise RunError(
         "setup_error",
-        f"“{redacted(url)}” is not a repository URL: use https, ssh, git or file, or an absolute path.",
+        f"“{redacted(url)}” is not a repository URL:"
+        " use https, ssh, git or file, or an absolute path.",
     )
 
 
@@ -128,7 +148,11 @@ class _Fetch:
         self._must("checkout", "--quiet", "--detach", commit or "FETCH_HEAD")
         if (self.directory / ".gitmodules").is_file():
             self._fetch_submodules()
-        return self._describe()
+        result = describe(self.job)
+        self.job.log(
+            "info", f"Checked out {result.commit} “{result.subject}” of {result.author_date}"
+        )
+        return result
 
     def _resolve(self, ref: str) -> str:
         """Return the full name of a branch or, when there is none of that name, a tag."""
@@ -192,19 +216,6 @@ class _Fetch:
                 "repository_unreachable",
                 f"A submodule of {self.shown} could not be fetched: {self._cause(self.last_words)}",
             )
-
-    def _describe(self) -> Checkout:
-        """Return the commit that is checked out, as git tells it."""
-        answer = self.job.capture(
-            self._argv("log", "-1", "--no-show-signature", "--format=%H%n%aI%n%s"),
-            env=self.env,
-            cwd=self.directory,
-        )
-        commit, author_date, subject, *_ = [*answer.stdout.splitlines(), "", "", ""]
-        if answer.exit_code or not FULL_SHA.fullmatch(commit):
-            raise RunError("internal_error", "git could not tell which commit it checked out.")
-        self.job.log("info", f"Checked out {commit} “{subject}” of {author_date}")
-        return Checkout(commit=commit, subject=subject, author_date=author_date)
 
     def _argv(self, *arguments: str) -> list[str]:
         return ["git", *arguments]
@@ -282,7 +293,7 @@ def _private_configuration(workdir: Path, url: str) -> Iterator[Path]:
         ]
         path = local_path(url)
         if path is not None:
-            # The configured repository may belong to another user of this host; no other folder may.
+            # The configured repository may belong to another user, no other folder may.
             trusted = {path, path / ".git", path.resolve(), path.resolve() / ".git"}
             entries = "".join(f"\tdirectory = {_quoted(str(entry))}\n" for entry in sorted(trusted))
             sections.append(f"[safe]\n{entries}")

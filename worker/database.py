@@ -1,8 +1,9 @@
 """A PostgreSQL database and role of its own for one run, and the sweeping up of those left behind.
 
-Database and role have the same name, ``<prefix><run_id>_<epoch>``, so whoever finds one knows whose it was. The role may log
-in and owns its database, nothing else: it makes no databases or roles, and no other role may connect to its database. The
-worker's own role needs CREATEDB and CREATEROLE, not superuser. Works on PostgreSQL 15 to 18.
+Database and role have the same name, ``<prefix><run_id>_<epoch>``, so whoever finds one knows whose
+it was. The role may log in and owns its database, nothing else: it makes no databases or roles, and
+no other role may connect to its database. The worker's own role needs CREATEDB and CREATEROLE, not
+superuser. Works on PostgreSQL 15 to 18.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class RunDatabase:
 def name_prefix(control_plane: str) -> str:
     """Return what the names of all run databases of one control plane start with.
 
-    :param control_plane: what identifies the control plane, the same for all its workers (see ``control_plane_identity``)
+    :param control_plane: what identifies the control plane, the same for all its workers (see
+        ``control_plane_identity``)
     """
     digest = hashlib.sha256(control_plane.encode()).hexdigest()[:8]
     return f"{NAME_START}{digest}_"
@@ -91,8 +93,10 @@ def control_plane_identity(connection: Any) -> str:
 def create(dsn: str, prefix: str, run_id: int, epoch: int) -> RunDatabase:
     """Make the database and role of a run; leftovers of the same run and epoch are dropped first.
 
-    :param dsn: libpq connection string of a role with CREATEDB and CREATEROLE on the server for run databases
-    :raises RunError: database_error, with the statement a database administrator must run when a privilege is missing
+    :param dsn: libpq connection string of a role with CREATEDB and CREATEROLE on the server for run
+        databases
+    :raises RunError: database_error, with the statement a database administrator must run when a
+        privilege is missing
     """
     name = f"{prefix}{int(run_id)}_{int(epoch)}"
     try:
@@ -109,7 +113,7 @@ def create(dsn: str, prefix: str, run_id: int, epoch: int) -> RunDatabase:
 
 
 def drop(dsn: str, name: str) -> None:
-    """End all connections to a run's database and drop it and its role. What is gone already is no error.
+    """End all connections to a run's database, drop it and its role. What is gone is no error.
 
     :raises RunError: database_error
     """
@@ -122,9 +126,11 @@ def drop(dsn: str, name: str) -> None:
 
 @contextlib.contextmanager
 def run_database(dsn: str, prefix: str, run_id: int, epoch: int) -> Iterator[RunDatabase]:
-    """Context manager: the database exists inside the block and is dropped at its end, whatever happens.
+    """Context manager: the database exists inside the block and is dropped at its end, whatever
+    happens.
 
-    A failure to drop is logged and left to ``collect_garbage``: it must not hide how the run itself ended.
+    A failure to drop is logged and left to ``collect_garbage``: it must not hide how the run itself
+    ended.
     """
     database = create(dsn, prefix, run_id, epoch)
     try:
@@ -139,8 +145,9 @@ def run_database(dsn: str, prefix: str, run_id: int, epoch: int) -> Iterator[Run
 def collect_garbage(dsn: str, prefix: str, is_live: Callable[[int, int], bool]) -> list[str]:
     """Drop the databases and roles of runs that nobody executes any more.
 
-    :param is_live: (run_id, epoch) -> whether a lease of exactly that run and epoch exists; it is asked after the names were
-        read, so an answer from fresh data never condemns a database that is being made
+    :param is_live: (run_id, epoch) -> whether a lease of exactly that run and epoch exists; it is
+        asked after the names were read, so an answer from fresh data never condemns a database that
+        is being made
     :return: the names dropped; one that could not be dropped is logged and tried again next time
     :raises RunError: database_error when the server cannot be asked
     """
@@ -182,7 +189,8 @@ def _administration(dsn: str) -> Iterator[Any]:
 
 def _require_privileges(admin: Any) -> None:
     admin.execute(
-        "SELECT rolname, rolsuper OR rolcreatedb, rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+        "SELECT rolname, rolsuper OR rolcreatedb, rolsuper OR rolcreaterole"
+        " FROM pg_roles WHERE rolname = current_user"
     )
     role, may_create_databases, may_create_roles = admin.fetchone()
     missing = [] if may_create_databases else ["CREATEDB"]
@@ -191,7 +199,8 @@ def _require_privileges(admin: Any) -> None:
         statement = f"ALTER ROLE {extensions.quote_ident(role, admin)} {' '.join(missing)};"
         raise RunError(
             "database_error",
-            f"The worker's PostgreSQL role may not make a database for the run. A database administrator must run: {statement}",
+            "The worker's PostgreSQL role may not make a database for the run."
+            f" A database administrator must run: {statement}",
         )
 
 
@@ -238,7 +247,7 @@ def _character_type(admin: Any) -> str:
 
 
 def _add_extensions(database: RunDatabase) -> None:
-    """Install what Odoo would install itself in a database it makes, as far as the server has it."""
+    """Install what Odoo installs in a database it makes itself, if the server has it."""
     with contextlib.closing(database.connect()) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -264,14 +273,15 @@ def _add_extensions(database: RunDatabase) -> None:
 
 def _join(admin: Any, role: str) -> None:
     """Make the worker's role a member of the run's role, which owning databases for it needs."""
-    # Since PostgreSQL 16 the creator of a role is its administrator, but neither inherits from it nor may become it.
+    # Since PostgreSQL 16 the creator of a role is its administrator, but neither inherits from it
+    # nor may become it.
     options = " WITH INHERIT TRUE, SET TRUE" if admin.connection.server_version >= 160000 else ""
     admin.execute(sql.SQL("GRANT {} TO CURRENT_USER" + options).format(sql.Identifier(role)))
 
 
 @contextlib.contextmanager
 def _as_role(admin: Any, role: str) -> Iterator[None]:
-    """Act as the run's role: what only an owner may do works even where the worker's role is NOINHERIT."""
+    """Act as the run's role, so that an owner's rights work for a NOINHERIT worker too."""
     admin.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
     try:
         yield

@@ -1,0 +1,3 @@
+from . import results
+
+results.report_to_file()
