@@ -9,6 +9,8 @@ from .roles import MATRIX, ROLES
 from .statuses import STATUSES
 
 SLUG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
+# How many runs a project's card shows as coloured bars.
+RECENT_RUNS = 16
 
 
 class OpsProject(models.Model):
@@ -45,12 +47,15 @@ class OpsProject(models.Model):
     workflow_ids = fields.One2many("ops.workflow", "project_id")
     run_ids = fields.One2many("ops.run", "project_id")
     my_role = fields.Selection(ROLES, compute="_compute_my_role")
+    can_manage = fields.Boolean(compute="_compute_can")
+    can_archive = fields.Boolean(compute="_compute_can")
     workflow_count = fields.Integer(compute="_compute_counts")
     run_count = fields.Integer(compute="_compute_counts")
     active_run_count = fields.Integer(compute="_compute_counts")
     failed_run_count = fields.Integer(compute="_compute_counts")
     last_run_id = fields.Many2one("ops.run", compute="_compute_last_run")
     last_run_status = fields.Selection(STATUSES, compute="_compute_last_run")
+    recent_runs = fields.Json(compute="_compute_last_run", help="The last runs, oldest first.")
     color = fields.Integer()
 
     _slug_uniq = models.Constraint("UNIQUE (slug)", "Another project has this slug.")
@@ -90,6 +95,13 @@ class OpsProject(models.Model):
         for project in self:
             project.my_role = role_by_project.get(project.id, False)
 
+    @api.depends_context("uid")
+    @api.depends("my_role")
+    def _compute_can(self):
+        for project in self:
+            project.can_manage = project._may("manage_project")
+            project.can_archive = project._may("archive_project")
+
     def _compute_counts(self):
         counts = {}
         for project, status, count in self.env["ops.run"]._read_group(
@@ -112,10 +124,15 @@ class OpsProject(models.Model):
 
     def _compute_last_run(self):
         for project in self:
-            project.last_run_id = self.env["ops.run"].search(
-                [("project_id", "=", project.id)], order="run_number desc", limit=1
+            runs = self.env["ops.run"].search(
+                [("project_id", "=", project.id)], order="run_number desc", limit=RECENT_RUNS
             )
-            project.last_run_status = project.last_run_id.status
+            project.last_run_id = runs[:1]
+            project.last_run_status = runs[:1].status
+            project.recent_runs = [
+                {"id": run.id, "name": run.display_name, "status": run.status}
+                for run in reversed(runs)
+            ]
 
     @api.constrains("repository_url", "default_branch")
     def _check_repository(self):

@@ -15,6 +15,9 @@ from .statuses import STATUSES, TERMINAL
 
 _logger = logging.getLogger(__name__)
 
+# As LOG_KEY in worker/execution.py: the artifact that holds the complete log.
+LOG_KEY = "run.log.gz"
+
 TRIGGERS = [
     ("manual", "Manual"),
     ("api", "API"),
@@ -138,7 +141,9 @@ class OpsRun(models.Model):
     @api.depends("git_commit", "metadata")
     def _compute_short_commit(self):
         for run in self:
-            run.short_commit = (run.git_commit or (run.metadata or {}).get("commit") or "")[:10]
+            facts = run.metadata or {}
+            commit = run.git_commit or facts.get("commit") or facts.get("git_commit")
+            run.short_commit = str(commit or "")[:10]
 
     def _compute_waiting_for(self):
         for run in self:
@@ -268,6 +273,25 @@ class OpsRun(models.Model):
             "lines": lines,
             "next_after": lines[-1]["seq"] if lines else after,
             "more": len(lines) == limit,
+            "status": status,
+            "ended": status in TERMINAL,
+        }
+
+    def read_log_outline(self):
+        """What the viewer shows around the log, so that it need not read all of it.
+
+        :return: ``last_seq`` of the log, ``levels`` with the number of lines of each level,
+            ``steps`` in order (name, seq of the first line, seconds or None while it goes on),
+            ``log_artifact_id`` of the complete log or False, ``status``, ``ended``
+        """
+        self.ensure_one()
+        self.check_access("read")
+        self.invalidate_recordset(["status"])
+        status = self.status
+        complete = self.artifact_ids.filtered(lambda artifact: artifact.artifact_key == LOG_KEY)
+        return {
+            **self.env["ops.run.log"]._outline(self.id),
+            "log_artifact_id": complete[:1].id,
             "status": status,
             "ended": status in TERMINAL,
         }

@@ -67,3 +67,39 @@ class OpsRunLog(models.Model):
                 limit,
             )
         )
+
+    @api.model
+    def _outline(self, run_id):
+        """Last line, lines per level and steps of one run; the caller has checked the access."""
+        counts = self.env.execute_query(
+            SQL(
+                "SELECT log_level, count(*), max(seq) FROM ops_run_log"
+                " WHERE run_id = %s GROUP BY log_level",
+                run_id,
+            )
+        )
+        return {
+            "last_seq": max((last for _level, _count, last in counts), default=0),
+            "levels": {level: count for level, count, _last in counts},
+            "steps": self._steps(run_id),
+        }
+
+    @api.model
+    def _steps(self, run_id):
+        """The steps by their marker lines: where each begins, how long it took."""
+        steps = []
+        for row in self.env.execute_query_dict(
+            SQL(
+                "SELECT seq, metadata ->> 'marker' AS marker, metadata ->> 'step' AS name,"
+                " (metadata ->> 'seconds')::float AS seconds FROM ops_run_log"
+                " WHERE run_id = %s AND metadata ->> 'marker' IN ('start', 'end') ORDER BY seq",
+                run_id,
+            )
+        ):
+            if row["marker"] == "start":
+                steps.append({"name": row["name"], "seq": row["seq"], "seconds": None})
+                continue
+            begun = [s for s in steps if s["name"] == row["name"] and s["seconds"] is None]
+            if begun:
+                begun[-1]["seconds"] = row["seconds"]
+        return steps

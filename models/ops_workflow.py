@@ -44,6 +44,8 @@ class OpsWorkflow(models.Model):
     run_count = fields.Integer(compute="_compute_run_count")
     last_run_id = fields.Many2one("ops.run", compute="_compute_last_run")
     last_run_status = fields.Selection(STATUSES, compute="_compute_last_run")
+    can_run = fields.Boolean(compute="_compute_can")
+    can_edit = fields.Boolean(compute="_compute_can")
 
     _project_type_name_uniq = models.Constraint(
         "UNIQUE (project_id, workflow_type, name)",
@@ -90,6 +92,13 @@ class OpsWorkflow(models.Model):
             )
             workflow.last_run_status = workflow.last_run_id.status
 
+    @api.depends_context("uid")
+    @api.depends("project_id", "workflow_type")
+    def _compute_can(self):
+        for workflow in self:
+            workflow.can_run = workflow.project_id._may("queue_run")
+            workflow.can_edit = workflow.project_id._may(workflow._edit_operation())
+
     @api.constrains("config", "workflow_type")
     def _check_config(self):
         for workflow in self:
@@ -119,10 +128,14 @@ class OpsWorkflow(models.Model):
         self._check_may_edit()
         return super().unlink()
 
+    def _edit_operation(self):
+        """Row of the role matrix that says who may edit this workflow."""
+        guarded = self.workflow_type in GUARDED_TYPES
+        return "edit_guarded_workflow" if guarded else "edit_workflow"
+
     def _check_may_edit(self):
         for workflow in self:
-            guarded = workflow.workflow_type in GUARDED_TYPES
-            workflow.project_id._check_may("edit_guarded_workflow" if guarded else "edit_workflow")
+            workflow.project_id._check_may(workflow._edit_operation())
 
     def copy_data(self, default=None):
         vals_list = super().copy_data(default)
