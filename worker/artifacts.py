@@ -26,7 +26,12 @@ _logger = logging.getLogger(__name__)
 #: One run keeps at most so many files found by patterns.
 MAX_FILES = 1000
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._-]+")
-_TYPES = {".log": "text/plain", ".txt": "text/plain", ".po": "text/plain", ".dump": "application/octet-stream"}
+_TYPES = {
+    ".log": "text/plain",
+    ".txt": "text/plain",
+    ".po": "text/plain",
+    ".dump": "application/octet-stream",
+}
 _ENCODINGS = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 
 
@@ -93,7 +98,12 @@ class ArtifactRecorder:
     """Stores files of one run and records them in the control plane."""
 
     def __init__(
-        self, store: ArtifactStore, control: ControlPlane, project_slug: str, run_id: int, epoch: int
+        self,
+        store: ArtifactStore,
+        control: ControlPlane,
+        project_slug: str,
+        run_id: int,
+        epoch: int,
     ) -> None:
         self._store = store
         self._control = control

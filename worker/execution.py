@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import checkout, database
-from .artifacts import ArtifactRecorder, find_files
 from .artifacts import MAX_FILES as MAX_ARTIFACTS
+from .artifacts import ArtifactRecorder, find_files
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
 from .errors import RunError, RunStopped
 from .executors.base import Executor
-from .guard import LEASE_LOST, RunGuard
+from .guard import RunGuard
 from .job import RunJob
-from .log_shipping import DISK_FULL, RunLog
+from .log_shipping import RunLog
 from .logs import LogLine, clean_json, clean_text
 from .recipes import get_recipe
 from .recipes.base import Outcome, Recipe
@@ -58,6 +58,8 @@ class Tools(NamedTuple):
     store: ArtifactStore
     worker_id: str
     namespace: str
+    #: Whether the worker shall begin nothing new.
+    is_stopping: Callable[[], bool]
 
 
 def workdir_name(namespace: str, run_id: int, epoch: int) -> str:
@@ -143,7 +145,7 @@ class Execution:
 
     def _start(self) -> Started | None:
         claim = self.claim
-        if self.guard.stopped:
+        if self.guard.stopped or self._tools.is_stopping():
             self._control.release_run(claim.run_id, self._tools.worker_id, claim.epoch)
             return None
         sent_at = time.monotonic()
@@ -168,7 +170,7 @@ class Execution:
             return work()
         except RunError as error:
             code = None if isinstance(error, RunStopped) else error.exit_code
-            return Outcome(code, error.code, error.message)  # type: ignore[arg-type]
+            return Outcome(code, error.code, error.message)
         except OSError as error:
             if _is_full(error):
                 return Outcome(1, "disk_full", "The worker's disk is full.")
@@ -179,9 +181,7 @@ class Execution:
 
     def _work(self, started: Started) -> Outcome:
         claim, settings = self.claim, self._tools.settings
-        self._log = RunLog(
-            self._control, claim.run_id, claim.epoch, self.workdir, started.next_seq
-        )
+        self._log = RunLog(self._control, claim.run_id, claim.epoch, self.workdir, started.next_seq)
         self._log.start()
         workflow_type = str(claim.snapshot["workflow"]["workflow_type"])
         config = claim.snapshot.get("config") or {}
@@ -397,6 +397,3 @@ def _user_name() -> str:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
         return str(os.getuid())
-
-
-__all__ = ["DISK_FULL", "LEASE_LOST", "Execution", "Tools"]

@@ -213,7 +213,9 @@ class RunLog:
             if unsent:
                 now = time.monotonic()
                 since = since or now
-                full = unsent >= MAX_BATCH_LINES or self._spool.size - self._offset >= MAX_BATCH_BYTES
+                full = (
+                    unsent >= MAX_BATCH_LINES or self._spool.size - self._offset >= MAX_BATCH_BYTES
+                )
                 if full or self._hurry or now - since >= BATCH_SECONDS:
                     return True
                 self._condition.wait(BATCH_SECONDS - (now - since))

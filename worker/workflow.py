@@ -27,7 +27,13 @@ MAX_TIMEOUT = 86400
 _END = "$(?!\\n)"
 _ENV_NAME = "^[A-Z_][A-Z0-9_]*" + _END
 _EXPIRE_IN = "^([1-9][0-9]{0,4}) (hour|day|week|month|year)s?" + _END
-_EXPIRE_SECONDS = {"hour": 3600, "day": 86400, "week": 604800, "month": 30 * 86400, "year": 365 * 86400}
+_EXPIRE_SECONDS = {
+    "hour": 3600,
+    "day": 86400,
+    "week": 604800,
+    "month": 30 * 86400,
+    "year": 365 * 86400,
+}
 
 
 def _text(pattern: str, reason: str, max_length: int, min_length: int = 1) -> dict[str, Any]:
@@ -60,7 +66,11 @@ CONFIG_SCHEMA: dict[str, Any] = {
             "additionalProperties": False,
             "properties": {
                 "max": {"type": "integer", "minimum": 0, "maximum": 10},
-                "on": {"type": "array", "uniqueItems": True, "items": {"enum": sorted(ERROR_CODES)}},
+                "on": {
+                    "type": "array",
+                    "uniqueItems": True,
+                    "items": {"enum": sorted(ERROR_CODES)},
+                },
             },
         },
         "concurrency_group": _text(
@@ -88,14 +98,18 @@ CONFIG_SCHEMA: dict[str, Any] = {
                 "maxLength": 200,
                 "x-reason": "is not a name of an environment variable (capital letters, digits and _)",
             },
-            "additionalProperties": _text("^[^\\u0000]*" + _END, "must not hold a NUL character", 32768, 0),
+            "additionalProperties": _text(
+                "^[^\\u0000]*" + _END, "must not hold a NUL character", 32768, 0
+            ),
         },
         "secrets": {
             "type": "array",
             "description": "Names of the project's secrets the steps get as environment variables.",
             "uniqueItems": True,
             "maxItems": 100,
-            "items": _text(_ENV_NAME, "is not a name of a secret (capital letters, digits and _)", 200),
+            "items": _text(
+                _ENV_NAME, "is not a name of a secret (capital letters, digits and _)", 200
+            ),
         },
         "database": {
             "type": "boolean",
@@ -106,7 +120,9 @@ CONFIG_SCHEMA: dict[str, Any] = {
             "description": "Odoo modules to install or test. MODULES in env means the same.",
             "uniqueItems": True,
             "maxItems": 500,
-            "items": _text("^[A-Za-z0-9_]+" + _END, "is not a technical name of an Odoo module", 200),
+            "items": _text(
+                "^[A-Za-z0-9_]+" + _END, "is not a technical name of an Odoo module", 200
+            ),
         },
         "steps": {
             "type": "array",
@@ -118,7 +134,9 @@ CONFIG_SCHEMA: dict[str, Any] = {
                 "additionalProperties": False,
                 "required": ["name", "run"],
                 "properties": {
-                    "name": _text("^[^\\u0000-\\u001f\\u007f]*" + _END, "must be one line of text", 100),
+                    "name": _text(
+                        "^[^\\u0000-\\u001f\\u007f]*" + _END, "must be one line of text", 100
+                    ),
                     "run": _text("^[^\\u0000]*" + "$", "must not hold a NUL character", 65536),
                     "timeout": _TIMEOUT | {"description": "Seconds this step may take."},
                 },
@@ -138,7 +156,11 @@ CONFIG_SCHEMA: dict[str, Any] = {
                         "must be a path or pattern (* ? **) below the checkout, without ..",
                         500,
                     ),
-                    "expire_in": _text(_EXPIRE_IN, 'must be like "30 days" (hours, days, weeks, months or years)', 20),
+                    "expire_in": _text(
+                        _EXPIRE_IN,
+                        'must be like "30 days" (hours, days, weeks, months or years)',
+                        20,
+                    ),
                 },
             },
         },
@@ -174,7 +196,10 @@ def validate_config(workflow_type: str, config: Any) -> list[ConfigProblem]:
         problems.update(_problems_of(error))
     if isinstance(config, Mapping):
         problems.update(_cross_problems(workflow_type, config))
-        problems.update(ConfigProblem(path, "holds half of a character (a lone surrogate)") for path in _surrogates(config))
+        problems.update(
+            ConfigProblem(path, "holds half of a character (a lone surrogate)")
+            for path in _surrogates(config)
+        )
     return sorted(problems)
 
 
@@ -208,14 +233,23 @@ def _names(value: str) -> list[str]:
 
 def _cross_problems(workflow_type: str, config: Mapping[str, Any]) -> Iterator[ConfigProblem]:
     """What no single part of the config shows: the rules between parts."""
-    if workflow_type in WORKFLOW_TYPES and workflow_type not in TYPES_WITH_RECIPE and "steps" not in config:
-        yield ConfigProblem("steps", f"is missing: a workflow of type {workflow_type} has no built-in steps")
+    if (
+        workflow_type in WORKFLOW_TYPES
+        and workflow_type not in TYPES_WITH_RECIPE
+        and "steps" not in config
+    ):
+        yield ConfigProblem(
+            "steps", f"is missing: a workflow of type {workflow_type} has no built-in steps"
+        )
     env = config.get("env")
     secrets = config.get("secrets")
     if isinstance(env, Mapping):
         for name in env:
             if isinstance(name, str) and name.startswith("ODOOOPS_"):
-                yield ConfigProblem(f"env.{name}", "is reserved: names beginning with ODOOOPS_ are set by the worker")
+                yield ConfigProblem(
+                    f"env.{name}",
+                    "is reserved: names beginning with ODOOOPS_ are set by the worker",
+                )
             if isinstance(secrets, list) and name in secrets:
                 yield ConfigProblem(f"env.{name}", "is also named in secrets")
         if "MODULES" in env and config.get("modules"):
@@ -271,7 +305,9 @@ def _reason(kind: str, limit: Any, schema: Mapping[str, Any], value: Any) -> str
         return schema["x-reason"]
     if kind == "enum":
         close = difflib.get_close_matches(str(value), limit, 1)
-        return f"must be one of {', '.join(limit)}" + (f" (did you mean {close[0]}?)" if close else "")
+        return f"must be one of {', '.join(limit)}" + (
+            f" (did you mean {close[0]}?)" if close else ""
+        )
     if kind == "minLength":
         return "must not be empty"
     if kind == "maxLength":

@@ -254,7 +254,11 @@ class SqlControlPlane(ControlPlane):
 
     def append_run_logs(self, run_id, epoch, first_seq, lines):
         return self._call(
-            "append_run_logs", run_id=run_id, epoch=epoch, first_seq=first_seq, lines=Json(list(lines))
+            "append_run_logs",
+            run_id=run_id,
+            epoch=epoch,
+            first_seq=first_seq,
+            lines=Json(list(lines)),
         )
 
     def add_run_event(self, run_id, epoch, event_type, message, payload):

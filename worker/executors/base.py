@@ -55,7 +55,12 @@ class Handle:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Handle:
-        return cls(str(data["executor"]), Path(data["directory"]), int(data["pid"]), str(data["start_time"]))
+        return cls(
+            str(data["executor"]),
+            Path(data["directory"]),
+            int(data["pid"]),
+            str(data["start_time"]),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +104,9 @@ class Executor(abc.ABC):
         """None while the process or its output is still alive; after the end always the same status."""
 
     @abc.abstractmethod
-    def read_output(self, handle: Handle, offset: int, limit: int = 1 << 20) -> tuple[list[Chunk], int]:
+    def read_output(
+        self, handle: Handle, offset: int, limit: int = 1 << 20
+    ) -> tuple[list[Chunk], int]:
         """Chunks written since ``offset`` (0 at first), about ``limit`` bytes at most, and the next offset."""
 
     @abc.abstractmethod

@@ -80,12 +80,16 @@ class ProcessExecutor(Executor):
         status = self._read_status(handle)
         if status is None and not self._is_alive(handle):
             # It may have written its last word between the two looks.
-            status = self._read_status(handle) or ProcessStatus("lost", error=self._last_words(handle))
+            status = self._read_status(handle) or ProcessStatus(
+                "lost", error=self._last_words(handle)
+            )
         if status is not None:
             self._reap(handle)
         return status
 
-    def read_output(self, handle: Handle, offset: int, limit: int = 1 << 20) -> tuple[list[Chunk], int]:
+    def read_output(
+        self, handle: Handle, offset: int, limit: int = 1 << 20
+    ) -> tuple[list[Chunk], int]:
         chunks: list[Chunk] = []
         try:
             file = open(handle.directory / "output", "rb")  # noqa: SIM115 pylint: disable=consider-using-with
@@ -137,7 +141,12 @@ class ProcessExecutor(Executor):
 
     def _last_words(self, handle: Handle) -> str:
         try:
-            lines = (handle.directory / "supervisor.log").read_text(errors="replace").strip().splitlines()
+            lines = (
+                (handle.directory / "supervisor.log")
+                .read_text(errors="replace")
+                .strip()
+                .splitlines()
+            )
         except OSError:
             lines = []
         return lines[-1] if lines else "The supervising process ended without a word."

@@ -131,7 +131,12 @@ class Supervisor:
             process = self._start()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            self._write_status({"reason": "not_started", "error": f"{self.spec['argv'][0]} could not be started: {reason}."})
+            self._write_status(
+                {
+                    "reason": "not_started",
+                    "error": f"{self.spec['argv'][0]} could not be started: {reason}.",
+                }
+            )
             return
         self._follow(process)
         self._end_leftovers()
@@ -180,7 +185,9 @@ class Supervisor:
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
         while process.poll() is None:
             self._check(process)
-            self._pump(min(TICK, max(0.0, self.ladder[0][0] - time.monotonic())) if self.ladder else TICK)
+            self._pump(
+                min(TICK, max(0.0, self.ladder[0][0] - time.monotonic())) if self.ladder else TICK
+            )
 
     def _check(self, process: subprocess.Popen[bytes]) -> None:
         """Look at the clock and at what the worker wants; signal when the next rung of the ladder is due."""
@@ -193,7 +200,9 @@ class Supervisor:
             elif self.reason == "exited" and now >= self.deadline:
                 self._begin("timeout", float(self.spec["grace"]))
             grace = self._number("stop", None)
-            if grace is not None and (self.reason == "exited" or (grace == 0 and len(self.ladder) > 1)):
+            if grace is not None and (
+                self.reason == "exited" or (grace == 0 and len(self.ladder) > 1)
+            ):
                 self._begin("stopped" if self.reason == "exited" else self.reason, grace)
         while self.ladder and now >= self.ladder[0][0]:
             _due, number = self.ladder.pop(0)

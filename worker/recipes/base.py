@@ -29,7 +29,7 @@ class Outcome:
     a sentence. ``metadata`` (JSON values) is merged into the run's metadata: test counts, failed tests, module versions.
     """
 
-    exit_code: int = 0
+    exit_code: int | None = 0
     error_code: str | None = None
     error_message: str | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -112,7 +112,9 @@ class Job(abc.ABC):
         """Write a line of our own (level debug, info, warn or error) into the run's log."""
 
     @abc.abstractmethod
-    def event(self, event_type: str, message: str, payload: Mapping[str, Any] | None = None) -> None:
+    def event(
+        self, event_type: str, message: str, payload: Mapping[str, Any] | None = None
+    ) -> None:
         """Append an event (error, warning or info) to the run's event chain: few, for the history, not for output."""
 
     @abc.abstractmethod

@@ -39,7 +39,9 @@ class FilesystemStore(ArtifactStore):
             except OSError as error:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
-                raise StorageError(f"Artifact {key} could not be stored: {error.strerror}.") from error
+                raise StorageError(
+                    f"Artifact {key} could not be stored: {error.strerror}."
+                ) from error
         return StoredObject(SCHEME + key, size, digest)
 
     def open(self, url: str) -> BinaryIO:

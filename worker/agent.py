@@ -1,0 +1,341 @@
+"""The worker process: claims runs, executes them, keeps their leases, cleans up. The protocol in plain words:
+
+A worker is one process with an identity of its own, a UUID made at its start: a restarted worker is another worker, so what
+the old one left behind cannot look alive. It registers with its labels and its capacity (runs at the same time).
+
+**Claiming.** While a slot is free the worker calls ``claim_next_run``. After a hit it asks again at once; when there was
+nothing it waits about a second, or less when PostgreSQL notifies it that something was queued. Polling is the truth, the
+notification only makes it faster. Each attempt carries a fresh claim token, and the same token again after a lost reply: the
+control plane then gives the same run, so no run is stranded. A claim comes with an *epoch*. It is the fencing token: every
+later write about the run carries it, and the control plane refuses those of an older epoch.
+
+**Executing.** Each run has a thread (``execution.Execution``). Its processes live under supervisors in sessions of their own.
+
+**Heartbeat.** One call every ten seconds renews the leases of all runs of the process. The answer says for each whether it is
+still ours (if not, its work is killed at once) and whether somebody wants it canceled (then it is stopped with grace, and its
+completion confirms the cancel). A notification makes the worker ask sooner.
+
+**Fencing itself.** The worker counts each lease on its own monotonic clock. When it could not renew one until shortly before
+its end, it kills that run's processes. Should the worker itself be dead or frozen, the supervisors do so: they know the same
+deadline from a file. So when the control plane gives up on a run, nobody works on it any more.
+
+**Reaping.** Every worker calls ``reap_lost_runs`` now and then: a claimed run whose worker vanished goes back to the queue, a
+running one fails with the cause ``worker_lost``. Leftover databases and work directories of dead runs are removed, too.
+
+**Stopping.** The first SIGTERM or SIGINT drains: nothing new is claimed, a claim that has not begun is given back, running
+work goes on to its end (for a bounded time). The second one stops now: the work is killed and its runs fail as ``worker_lost``,
+which is what happened to them. With ``--until-idle`` the worker ends by itself when there is nothing to do.
+
+**When the control plane is away** the work goes on: log lines wait on disk, completions are repeated, until the lease ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from . import database
+from .control.base import (
+    Claim,
+    ControlPlane,
+    ControlPlaneError,
+    ControlPlaneUnavailable,
+    Refused,
+)
+from .control.sql import SqlControlPlane
+from .errors import RunError
+from .execution import Execution, Tools, parse_workdir_name, remove_tree
+from .executors.base import ExecutorError
+from .executors.process import ProcessExecutor, kill_marked
+from .guard import RunGuard
+from .settings import Settings
+from .storage.filesystem import FilesystemStore
+
+_logger = logging.getLogger(__name__)
+
+VERSION = "1"
+MAX_PAUSE = 15.0
+#: How soon a signal is noticed.
+SIGNAL_SECONDS = 0.25
+#: Seconds for the last words of killed runs.
+STOP_SECONDS = 30.0
+STOPPED = "The worker was stopped before the run had ended."
+
+
+class Agent:
+    """One worker process. ``run`` returns when it has ended; its loops are the methods below ``run``, one each."""
+
+    def __init__(self, settings: Settings, control: ControlPlane | None = None) -> None:
+        self.settings = settings
+        self.worker_id = str(uuid.uuid4())
+        self.control = control or SqlControlPlane(settings.dsn)
+        self._tools: Tools | None = None
+        self._active: dict[tuple[int, int], Execution] = {}
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._beat = threading.Event()
+        self._end = threading.Event()
+        self._signals = 0
+
+    def run(self) -> None:
+        """Work until a signal or idleness ends it. Raises ``ControlPlaneError`` when it cannot even begin."""
+        executor = ProcessExecutor(self.settings.allow_process)
+        self.settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._register()
+        self._tools = Tools(
+            self.settings,
+            self.control,
+            executor,
+            FilesystemStore(self.settings.artifacts),
+            self.worker_id,
+            self.control.namespace(),
+            is_stopping=lambda: self._signals > 0,
+        )
+        _logger.info("Worker %s has begun", self.worker_id)
+        threads = [
+            self._thread("heartbeat", self._heartbeat_loop),
+            self._thread("maintenance", self._maintenance_loop),
+            self._thread("listen", self._listen),
+        ]
+        try:
+            self._claim_loop()
+            self._drain()
+        finally:
+            self._end.set()
+            self._beat.set()
+            for thread in threads:
+                thread.join(timeout=5)
+            self._say_goodbye()
+
+    def stop(self) -> None:
+        """Drain at the first call, end now at the second. Safe in a signal handler."""
+        # Nothing but the counter: an event's lock may be held by the very code the signal interrupted.
+        self._signals += 1
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for about ``seconds``, for something to do, or for a signal."""
+        until = time.monotonic() + seconds * random.uniform(0.8, 1.2)
+        signals = self._signals
+        while self._signals == signals and not self._wake.is_set():
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            self._wake.wait(min(left, SIGNAL_SECONDS))
+
+    def _claim_loop(self) -> None:
+        """Claim while there is room; wait for a slot, a notification or the next poll."""
+        token, pause = str(uuid.uuid4()), 0.25
+        while not self._signals:
+            self._wake.clear()
+            if len(self._active) >= self.settings.capacity:
+                self._pause(self.settings.poll_seconds)
+                continue
+            sent_at = time.monotonic()
+            try:
+                reply = self.control.claim_next_run(self.worker_id, self.settings.labels, token)
+            except ControlPlaneError as error:
+                # The reply may have been lost on its way: keep the token.
+                _logger.warning("Cannot claim: %s", error)
+                pause = min(MAX_PAUSE, pause * 2)
+                self._pause(pause)
+                continue
+            token, pause = str(uuid.uuid4()), 0.25
+            if isinstance(reply, Claim):
+                self._begin(reply, sent_at)
+                continue
+            if isinstance(reply, Refused):
+                _logger.warning("The control plane refused a claim: %s", reply)
+            elif self.settings.until_idle and not self._active:
+                return
+            self._pause(self.settings.poll_seconds)
+
+    def _begin(self, claim: Claim, sent_at: float) -> None:
+        """Execute a claimed run in a thread of its own."""
+        guard = RunGuard(claim, sent_at, self.settings.kill_margin_seconds)
+        execution = Execution(self._tools, claim, guard)
+        key = (claim.run_id, claim.epoch)
+        with self._lock:
+            self._active[key] = execution
+
+        def body() -> None:
+            try:
+                execution.run()
+            finally:
+                with self._lock:
+                    self._active.pop(key, None)
+                self._wake.set()
+
+        _logger.info("Run %s (epoch %s) claimed", *key)
+        threading.Thread(target=body, name=f"run-{claim.run_id}", daemon=True).start()
+
+    def _heartbeat_loop(self) -> None:
+        """Renew all leases; stop what is lost or canceled. Fast again after a failure."""
+        interval = self.settings.heartbeat_seconds
+        while not self._end.is_set():
+            self._beat.wait(interval)
+            self._beat.clear()
+            interval = self.settings.heartbeat_seconds
+            try:
+                self._heartbeat()
+            except ControlPlaneError as error:
+                _logger.warning("No heartbeat: %s", error)
+                interval = min(1.0, interval)
+
+    def _heartbeat(self) -> None:
+        with self._lock:
+            active = dict(self._active)
+        sent_at = time.monotonic()
+        reply = self.control.heartbeat(self.worker_id, list(active))
+        if isinstance(reply, Refused):
+            _logger.warning("The control plane refused a heartbeat: %s", reply)
+            if reply.code == "not_found":
+                self._register()
+            return
+        answered = {(item.run_id, item.epoch): item for item in reply}
+        for key, execution in active.items():
+            item = answered.get(key)
+            if item is None or not item.owned:
+                message = "The control plane gave the run up; the worker stopped its work."
+                execution.guard.stop("lease_lost", message, 0.0)
+                continue
+            execution.guard.renew(sent_at, item.lease_seconds)
+            if item.cancel_requested:
+                reason = f": {item.cancel_reason}" if item.cancel_reason else "."
+                grace = self.settings.cancel_grace_seconds
+                execution.guard.stop("canceled", f"The run was canceled{reason}", grace)
+
+    def _maintenance_loop(self) -> None:
+        """Reap lost runs, and now and then remove what dead runs left on this host."""
+        next_collection = 0.0
+        while not self._end.wait(self.settings.reap_seconds * random.uniform(0.8, 1.2)):
+            self._quietly("Reaping", self._reap)
+            if time.monotonic() >= next_collection:
+                next_collection = time.monotonic() + self.settings.garbage_seconds
+                self._quietly("Removing leftovers", self.collect_garbage)
+
+    def _reap(self) -> None:
+        reply = self.control.reap_lost_runs()
+        if not isinstance(reply, Refused) and (reply.get("requeued") or reply.get("failed")):
+            _logger.info("Lost runs: %s requeued, %s failed", reply["requeued"], reply["failed"])
+
+    def collect_garbage(self) -> None:
+        """Remove work directories and databases of runs that hold no lease any more."""
+        namespace = self._tools.namespace
+        found = {
+            path: parse_workdir_name(namespace, path.name)
+            for path in self.settings.work_dir.iterdir()
+        }
+        # The leases are read after the names: what is being made just now has its lease already.
+        live = {(lease.run_id, lease.epoch) for lease in self.control.list_leases()}
+        with self._lock:
+            live |= set(self._active)
+        for path, key in found.items():
+            if key and key not in live:
+                _logger.info("Removing the leftovers of run %s", key[0])
+                for mark in path.glob("processes/*/mark"):
+                    kill_marked(mark.parent)
+                remove_tree(path)
+        fresh: set[tuple[int, int]] = set()
+
+        def is_live(run_id: int, epoch: int) -> bool:
+            if not fresh:
+                fresh.update((lease.run_id, lease.epoch) for lease in self.control.list_leases())
+                with self._lock:
+                    fresh.update(self._active)
+                fresh.add((0, 0))
+            return (run_id, epoch) in fresh
+
+        prefix = database.name_prefix(namespace)
+        database.collect_garbage(self.settings.runs_dsn, prefix, is_live)
+
+    def _listen(self) -> None:
+        self.control.listen(self._end, self._wake, self._beat)
+
+    def _drain(self) -> None:
+        """Let running work end; after the second signal or the bound, kill it."""
+        if self._active:
+            _logger.info("Waiting for %s running runs", len(self._active))
+            self._quietly(
+                "Draining", lambda: self.control.set_worker_state(self.worker_id, "draining")
+            )
+        until = time.monotonic() + self.settings.drain_seconds
+        while self._active and self._signals < 2 and time.monotonic() < until:
+            self._wake.clear()
+            self._pause(0.5)
+        with self._lock:
+            left = list(self._active.values())
+        for execution in left:
+            execution.guard.stop("worker_lost", STOPPED, 0.0)
+        until = time.monotonic() + STOP_SECONDS
+        while self._active and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def _register(self) -> None:
+        settings = self.settings
+        reply = self.control.register_worker(
+            self.worker_id,
+            socket.gethostname(),
+            settings.labels,
+            settings.capacity,
+            VERSION,
+            settings.kind,
+        )
+        if isinstance(reply, Refused):
+            raise ControlPlaneError(f"The control plane refused this worker: {reply.error}")
+
+    def _say_goodbye(self) -> None:
+        self._quietly(
+            "Signing off", lambda: self.control.set_worker_state(self.worker_id, "stopped")
+        )
+        self.control.close()
+        _logger.info("Worker %s has ended", self.worker_id)
+
+    def _quietly(self, what: str, call: Callable[[], object]) -> None:
+        """Do something that may fail without harm: it comes round again. Failures are logged."""
+        try:
+            call()
+        except (ControlPlaneError, RunError, OSError) as error:
+            _logger.warning("%s failed: %s", what, error)
+        except Exception:
+            _logger.exception("%s failed", what)
+
+    @staticmethod
+    def _thread(name: str, target: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        return thread
+
+
+def main(settings: Settings, setup_logging: bool = True) -> int:
+    """Run an agent until it ends; the exit code of the program: 0 ended, 2 settings, 3 control plane away."""
+    if setup_logging:
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            stream=sys.stderr,
+            format="%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s",
+        )
+    if not shutil.which("git"):
+        _logger.warning("There is no git in PATH: runs cannot check out repositories.")
+    agent = Agent(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    try:
+        agent.run()
+    except ExecutorError as error:
+        _logger.error("%s", error)
+        return 2
+    except ControlPlaneUnavailable as error:
+        _logger.error("%s", error)
+        return 3
+    except ControlPlaneError as error:
+        _logger.error("%s", error)
+        return 3
+    return 0

@@ -1,0 +1,214 @@
+"""All settings of a worker in one typed object, read from the command line and the environment.
+
+The environment variable of ``--work-dir`` is ``ODOOOPS_WORK_DIR``, and so on; the command line wins. A wrong value stops the
+start with a sentence. Passwords belong into the environment or a password file: a command line can be read by everybody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ENV_PREFIX = "ODOOOPS_"
+KINDS = ("daemon", "scheduled")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,59}")
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message is a sentence that names it."""
+
+
+def _setting(default: Any, read: Callable[[str], Any], help_text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"read": read, "help": help_text})
+
+
+def _number(low: float, high: float, kind: type = float) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise SettingsError(f"must be {what} from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in choices:
+            raise SettingsError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise SettingsError("must be the path of a folder")
+    return Path(text).expanduser().absolute()
+
+
+def _folder(text: str) -> Path:
+    path = _path(text)
+    if not path.is_dir():
+        raise SettingsError(f"must be a folder that exists, and {path} is none")
+    return path
+
+
+def _folders(text: str) -> tuple[Path, ...]:
+    return tuple(_folder(part) for part in text.split(",") if part.strip())
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    labels = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for label in labels:
+        if not _LABEL.fullmatch(label):
+            raise SettingsError(
+                f"holds {label!r}, which is not a label (letters, digits and . _ : -)"
+            )
+    return labels
+
+
+def _command(text: str) -> tuple[str, ...]:
+    try:
+        argv = tuple(shlex.split(text))
+    except ValueError as error:
+        raise SettingsError(f"is not a command: {error}") from error
+    if not argv:
+        raise SettingsError("must be a command")
+    return argv
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise SettingsError(f"must be one of {', '.join(_TRUE + _FALSE[1:])}")
+    return text.lower() in _TRUE
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """One worker's settings. Times are seconds."""
+
+    #: Where the control plane is. Empty: the PG* variables.
+    dsn: str = _setting("", str, "libpq connection string of the control plane's database")
+    #: Where the databases of runs are made. Its role needs CREATEDB and CREATEROLE.
+    runs_dsn: str = _setting("", str, "libpq connection string of the server for run databases")
+    #: The file store of artifacts; all workers and Odoo must see the same files.
+    artifacts: Path = _setting(Path("artifacts"), _path, "folder of the artifact store")
+    #: Private folders of runs, removed at their end. Needs room for checkouts and filestores.
+    work_dir: Path = _setting(Path("work"), _path, "folder for the work directories of runs")
+    #: How many runs at the same time.
+    capacity: int = _setting(2, _number(1, 100, int), "how many runs at the same time (1 to 100)")
+    #: What this worker offers; a run that asks for more goes to another one.
+    labels: tuple[str, ...] = _setting(
+        (), _labels, "labels this worker offers, separated by commas"
+    )
+    #: The operator's consent to processes without isolation.
+    allow_process: bool = _setting(False, _flag, "run the steps as local processes, not isolated")
+    #: How runs start Odoo.
+    odoo: tuple[str, ...] = _setting((), _command, "command that starts Odoo")
+    #: Addons of that Odoo beside its own.
+    odoo_addons: tuple[Path, ...] = _setting((), _folders, "Odoo's further addons folders (commas)")
+    #: End as soon as the queue has nothing for this worker and nothing runs.
+    until_idle: bool = _setting(False, _flag, "end when there is nothing to do")
+    #: daemon, or scheduled when Odoo's scheduled action started it.
+    kind: str = _setting("daemon", _choice(*KINDS), "daemon or scheduled")
+    #: Between two heartbeats. The lease lasts 60, so several may be lost.
+    heartbeat_seconds: float = _setting(10.0, _number(0.1, 20), "seconds between heartbeats")
+    #: Between two looks into an empty queue; a notification comes sooner.
+    poll_seconds: float = _setting(1.0, _number(0.05, 60), "seconds between looks into the queue")
+    #: Between two sweeps for runs whose worker is gone.
+    reap_seconds: float = _setting(15.0, _number(0.1, 300), "seconds between sweeps for lost runs")
+    #: Between two collections of run databases and work directories nobody owns.
+    garbage_seconds: float = _setting(
+        300.0, _number(1, 86400), "seconds between removing leftovers"
+    )
+    #: Processes are killed so long before the lease ends (a third of the lease at most).
+    kill_margin_seconds: float = _setting(15.0, _number(1, 60), "safety margin before a lease ends")
+    #: From SIGINT to SIGKILL when a run is canceled.
+    cancel_grace_seconds: float = _setting(10.0, _number(0, 300), "grace of a canceled run")
+    #: How long a stopping worker waits for its runs.
+    drain_seconds: float = _setting(
+        3600.0, _number(0, 86400), "how long to wait for runs at the end"
+    )
+    #: Of the worker's own log, on stderr.
+    log_level: str = _setting("info", _choice(*LOG_LEVELS), "level of the worker's own log")
+
+
+def option_of(name: str) -> str:
+    """``work_dir`` → ``--work-dir``."""
+    return "--" + name.replace("_", "-")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one option per setting. Options that are not given stay None."""
+    for field in dataclasses.fields(Settings):
+        help_text = f"{field.metadata['help']} [{ENV_PREFIX}{field.name.upper()}]"
+        if field.default not in (None, "", (), False):
+            help_text += f" (default: {field.default})"
+        kind: dict[str, Any] = {"metavar": field.name.upper()}
+        if isinstance(field.default, bool):
+            kind = {"action": "store_const", "const": "1"}
+        text = help_text.replace("%", "%%")
+        parser.add_argument(option_of(field.name), dest=field.name, default=None, help=text, **kind)
+
+
+def read_settings(
+    options: argparse.Namespace,
+    environment: Mapping[str, str],
+    defaults: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Settings from parsed options, then the environment, then ``defaults``, then what the class says.
+
+    Raises ``SettingsError`` with a sentence for the first wrong value.
+    """
+    values = dict(defaults or {})
+    for field in dataclasses.fields(Settings):
+        name = f"{ENV_PREFIX}{field.name.upper()}"
+        text = getattr(options, field.name, None)
+        source = option_of(field.name)
+        if text is None and name in environment:
+            text, source = environment[name], name
+        if text is None:
+            continue
+        try:
+            values[field.name] = field.metadata["read"](text)
+        except SettingsError as error:
+            raise SettingsError(f"{source} {error}; it is {text!r}.") from error
+    for name in ("artifacts", "work_dir"):
+        values[name] = Path(values.get(name) or getattr(Settings, name)).absolute()
+    values["odoo"] = values.get("odoo") or find_odoo()
+    values["runs_dsn"] = values.get("runs_dsn") or values.get("dsn", "")
+    return Settings(**values)
+
+
+def find_odoo() -> tuple[str, ...]:
+    """The command that starts Odoo here: the ``odoo`` script of this Python or of PATH, else the module."""
+    beside = Path(sys.executable).with_name("odoo")
+    script = str(beside) if beside.is_file() else shutil.which("odoo") or shutil.which("odoo-bin")
+    return (sys.executable, script) if script else (sys.executable, "-m", "odoo")
+
+
+def parse(
+    argv: Sequence[str], defaults: Mapping[str, Any] | None = None, prog: str | None = None
+) -> Settings:
+    """Settings of a command line; a wrong one ends the program with exit code 2 and a sentence."""
+    parser = argparse.ArgumentParser(prog=prog, description="Execute the runs of an OdooOps queue.")
+    add_arguments(parser)
+    try:
+        return read_settings(parser.parse_args(argv), os.environ, defaults)
+    except SettingsError as error:
+        parser.error(str(error))
