@@ -1,0 +1,43 @@
+"""The commands behind the Makefile's targets, and what becomes of their errors."""
+
+import signal
+
+from . import bench, lifecycle, lint, testing
+from .errors import SetupError
+from .postgres import SqlError
+from .progress import warn
+
+COMMANDS = {
+    "run": lifecycle.run,
+    "up": lifecycle.up,
+    "down": lifecycle.down,
+    "clean": lifecycle.clean,
+    "test": testing.test,
+    "lint": lint.lint,
+    "bench": bench.bench,
+}
+
+
+def main(arguments):
+    """Execute one command and return its exit code."""
+    if not arguments or arguments[0] not in COMMANDS:
+        warn(f"usage: python3 -m devtools {{{','.join(COMMANDS)}}}; see `make help`")
+        return 2
+    # A closed terminal or a polite kill ends like Ctrl-C: what was started is stopped.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        return COMMANDS[arguments[0]](arguments[1:])
+    except SetupError as error:
+        warn(f"\n{error}")
+        return 1
+    except SqlError as error:
+        warn(f"\nPostgreSQL refused what the set-up asked of it: {error}")
+        return 1
+    except KeyboardInterrupt:
+        warn("\ninterrupted")
+        return 130
+
+
+def _interrupt(_number, _frame):
+    raise KeyboardInterrupt

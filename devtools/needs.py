@@ -1,0 +1,23 @@
+"""Programs that only some tests need, and which of them must be there (ODOOOPS_REQUIRE)."""
+
+import os
+import shutil
+
+PROGRAMS = {
+    # Those Odoo looks for.
+    "chromium": ("google-chrome", "chromium", "chromium-browser", "google-chrome-stable"),
+    "docker": ("docker",),
+    "shellcheck": ("shellcheck",),
+}
+
+
+def required():
+    """Names in ODOOOPS_REQUIRE, a comma list."""
+    return [name for name in os.environ.get("ODOOOPS_REQUIRE", "").split(",") if name]
+
+
+def missing_programs(names):
+    """Those of the names of which no program is in PATH."""
+    return [
+        name for name in names if name in PROGRAMS and not any(map(shutil.which, PROGRAMS[name]))
+    ]
