@@ -26,6 +26,14 @@ FUNCTION_NAME = re.compile(r"^[a-z][a-z_]*$")
 ARRAY_PARAMETERS = {"labels"}
 
 
+class KernelRefusal(UserError):
+    """The kernel said no: its sentence for people, its whole reply (``code``, …) for programs."""
+
+    def __init__(self, reply):
+        super().__init__(reply["error"])
+        self.reply = reply
+
+
 class OpsKernel(models.AbstractModel):
     _name = "ops.kernel"
     _description = "Kernel"
@@ -121,10 +129,10 @@ class OpsKernel(models.AbstractModel):
 
     @api.model
     def _call_or_raise(self, function, **arguments):
-        """:meth:`_call` for people: a refusal becomes a UserError with the kernel's sentence."""
+        """:meth:`_call` for people: a refusal becomes a KernelRefusal with the kernel's sentence."""
         reply = self._call(function, **arguments)
         if not reply["success"]:
-            raise UserError(reply["error"])
+            raise KernelRefusal(reply)
         return reply
 
     @api.model

@@ -151,13 +151,17 @@ class OpsWorkflow(models.Model):
         :raise AccessError: without the role for it
         :raise UserError: with the kernel's sentence when it refuses
         """
+        return self.env["ops.run"].browse(self._queue_run(**arguments)["run_id"])
+
+    def _queue_run(self, **arguments):
+        """As :meth:`queue_run`; returns the kernel's reply, which says whether the run is new."""
         self.ensure_one()
         self.project_id._check_may("queue_run")
         reply = self.env["ops.kernel"]._call_or_raise(
             "queue_run", workflow_id=self.id, **arguments
         )
         self.env["ops.worker"]._wake_scheduled_worker()
-        return self.env["ops.run"].browse(reply["run_id"])
+        return reply
 
     def action_queue_run(self):
         """Queue a run and show it."""
