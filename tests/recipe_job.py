@@ -1,4 +1,4 @@
-"""A job for tests of the checkout and of recipes: real processes, a real database, everything else kept in lists."""
+"""A job for tests of the checkout and of recipes: real processes, everything else in lists."""
 
 import contextlib
 import os

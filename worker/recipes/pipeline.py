@@ -21,6 +21,8 @@ from .base import Job, Outcome
 from .odoo import Causes, Installation, link_addons, probe, run_odoo, write_config
 
 MANIFEST_KEY = "manifest.json"
+#: What programs and PostgreSQL say when they cannot write any more.
+DISK_FULL = "No space left on device"
 _CHECKER = Path(__file__).resolve().parent / "sources.py"
 _CHECKER_TIMEOUT = 300.0
 
@@ -183,16 +185,13 @@ class Pipeline:
         """Return the failed outcome of an installation, None when everything is installed."""
         if exit_code == 0 and not missing:
             return None
-        cause = causes.sentence()
+        what = f"Odoo ended with exit code {exit_code}"
         if missing:
-            names = ", ".join(sorted(missing))
-            what = f"Odoo did not install {names}"
-        else:
-            what = f"Odoo ended with exit code {exit_code}"
-        code = "disk_full" if "No space left on device" in cause else "install_failed"
+            what = f"Odoo did not install {', '.join(sorted(missing))}"
+        cause = causes.sentence()
         return Outcome(
             exit_code=exit_code or 1,
-            error_code=code,
+            error_code="disk_full" if DISK_FULL in cause else "install_failed",
             error_message=f"{what}: {cause}" if cause else f"{what}; its log says why.",
             metadata={**self.metadata(), "not_installed": dict(missing)},
         )

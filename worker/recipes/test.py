@@ -6,6 +6,7 @@ Results come from Odoo's test runner itself (``odoo_addons/odooops_run``), not f
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -55,7 +56,10 @@ class TestRecipe(Recipe):
             return self._failed(job, failed, exit_code, metadata, numbers)
         unable = pipeline.install_outcome(exit_code, causes, missing)
         if unable:
-            return unable
+            # With all modules installed it was not their installation that failed.
+            code = unable.error_code if missing else "exit_code"
+            metadata |= unable.metadata
+            return dataclasses.replace(unable, error_code=code, metadata=metadata)
         if numbers["total"] == numbers["skipped"]:
             return _without_tests(tags, numbers["skipped"], metadata)
         passed = numbers["passed"]
