@@ -269,24 +269,28 @@ class Supervisor:
     def _end_leftovers(self) -> None:
         """Nothing the command left behind may go on: SIGTERM, what is left of the grace, SIGKILL until nobody is left."""
         until = self.ladder[-1][0] if self.ladder else time.monotonic() + LEFTOVER_GRACE
-        left = descendants()
-        if left:
+        if self._has_children():
             self._signal_all(signal.SIGTERM)
-        while left:
+        while self._has_children():
             if time.monotonic() >= until:
                 self._signal_all(signal.SIGKILL)
             pause = time.monotonic() + 0.05
             while time.monotonic() < pause and self._pump(0.05):
                 pass
-            self._reap()
-            left = descendants()
 
-    def _reap(self) -> None:
+    @staticmethod
+    def _has_children() -> bool:
+        """Whether anything lives that stems from us, after collecting what has ended.
+
+        Orphans become our children, so "no child" is exact, while a look into /proc may miss a
+        process that is being forked just then.
+        """
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
-            pass
+            return False
+        return True
 
     def _drain(self) -> None:
         while self._pump(0.0):
