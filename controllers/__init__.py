@@ -1,0 +1,3 @@
+from . import dispatcher
+from . import artifacts
+from . import jsonrpc

@@ -129,7 +129,7 @@ class OpsKernel(models.AbstractModel):
 
     @api.model
     def _call_or_raise(self, function, **arguments):
-        """:meth:`_call` for people: a refusal becomes a KernelRefusal with the kernel's sentence."""
+        """:meth:`_call` for people: a refusal becomes a KernelRefusal with its sentence."""
         reply = self._call(function, **arguments)
         if not reply["success"]:
             raise KernelRefusal(reply)

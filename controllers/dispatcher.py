@@ -1,0 +1,90 @@
+"""The request type of the JSON-RPC door: whatever goes wrong, the answer is JSON-RPC.
+
+Odoo's own types answer some errors with HTML and others with a traceback.
+"""
+
+import logging
+import uuid
+
+from psycopg2 import errors as pg_errors
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from odoo import http
+from odoo.exceptions import AccessDenied, ConcurrencyError
+
+from .protocol import RpcError, error_response, serialise
+
+_logger = logging.getLogger(__name__)
+
+# What odoo.service.model.retrying repeats a request for.
+RETRIED = (
+    pg_errors.LockNotAvailable,
+    pg_errors.SerializationFailure,
+    pg_errors.DeadlockDetected,
+    ConcurrencyError,
+)
+HEADERS = {
+    "unauthorized": [("WWW-Authenticate", 'Bearer realm="OdooOps"')],
+    "method_not_allowed": [("Allow", "POST")],
+    "busy": [("Retry-After", "1")],
+}
+BUSY = "The database is busy; try again."
+
+
+def internal_error(what):
+    """Log the exception that is being handled; the caller learns only where to find it.
+
+    :param str what: what was going on, for the log
+    :return: RpcError with the ``incident``
+    """
+    incident = uuid.uuid4().hex
+    _logger.exception("incident %s in %s", incident, what)
+    return RpcError(
+        "internal_error",
+        f"Internal error. The server's log has it as incident {incident}.",
+        incident=incident,
+    )
+
+
+def make_response(document, status=200, headers=()):
+    return http.Response(
+        serialise(document),
+        status=status,
+        headers=[
+            ("Content-Type", "application/json; charset=utf-8"),
+            ("Cache-Control", "no-store"),
+            *headers,
+        ],
+    )
+
+
+class OpsRpcDispatcher(http.Dispatcher):
+    routing_type = "ops_rpc"
+    mimetypes = ("application/json",)
+
+    @classmethod
+    def is_compatible_with(cls, request):
+        """Any Content-Type: the body is JSON whatever a client such as curl calls it."""
+        return True
+
+    def dispatch(self, endpoint, args):
+        self.request.params = args
+        return self.request.registry["ir.http"]._dispatch(endpoint)
+
+    def handle_error(self, exc):
+        if isinstance(exc, RpcError):
+            error = exc
+        elif isinstance(exc, RequestEntityTooLarge):
+            limit = self.request.httprequest.max_content_length
+            error = RpcError("too_large", f"A request must not exceed {limit} bytes.", limit=limit)
+        elif isinstance(exc, RETRIED):
+            error = RpcError("busy", BUSY)
+        elif isinstance(exc, AccessDenied | http.SessionExpiredException):
+            error = RpcError("unauthorized", "A valid API key with the scope odooops is needed.")
+        elif isinstance(exc, HTTPException):
+            error = RpcError("invalid_request", f"{exc.name}.")
+        else:
+            error = internal_error(self.request.httprequest.path)
+        return make_response(
+            error_response(None, error), error.http_status, HEADERS.get(error.code, ())
+        )

@@ -1,0 +1,161 @@
+"""The methods of the JSON-RPC door, as data: their names and what they take.
+
+``PEOPLE``: for members of projects and their scripts; each is a method ``_<name>`` of
+``ops.api``, in the request's transaction, by the rights of the key's user.
+
+``WORKERS``: functions of the kernel under the same name, each in a READ COMMITTED transaction
+of its own. They act on every project, so only a platform administrator's key may call them.
+"""
+
+from ..models.ops_run import TRIGGERS
+from ..models.ops_workflow import WORKFLOW_TYPES
+from ..models.statuses import STATUSES
+from .parameters import (
+    INT4_MAX,
+    INT8_MAX,
+    boolean,
+    integer,
+    json_object,
+    list_of,
+    nullable,
+    one_of,
+    one_or_more_of,
+    optional,
+    required,
+    text,
+    timestamp,
+    uuid_text,
+)
+
+ID = integer()
+# PostgreSQL's largest jsonb string is far beyond; the kernel names its own, smaller limits.
+MESSAGE = text(65536, minimum=0)
+SLUG = text(200)
+WORKFLOW_TYPE = one_of(*(name for name, _label in WORKFLOW_TYPES))
+WORKER_ID = text(64)
+LABELS = list_of(text(100), 100)
+EPOCH = integer(0)
+
+PAGE = {"cursor": optional(text(200)), "limit": optional(integer(1, 500))}
+RUN = {"run_id": required(ID)}
+HELD_RUN = {**RUN, "epoch": required(EPOCH)}
+HOLDER = {"worker_id": optional(WORKER_ID), "epoch": optional(EPOCH)}
+
+PEOPLE = {
+    "queue_run": {
+        "workflow_id": optional(ID),
+        "project": optional(SLUG),
+        "workflow_type": optional(WORKFLOW_TYPE),
+        "workflow": optional(text(1000)),
+        "git_ref": optional(text(255)),
+        "git_commit": optional(text(64)),
+        "environment": optional(text(100)),
+        "idempotency_key": optional(text(200)),
+        "priority": optional(integer(-1000, 1000)),
+        "available_at": optional(timestamp),
+        "metadata": optional(json_object),
+    },
+    "cancel_run": {**RUN, "reason": optional(text(1000, minimum=0))},
+    "retry_run": RUN,
+    "explain_wait": RUN,
+    "verify_events": RUN,
+    "list_queued_runs": {"project": optional(SLUG), **PAGE},
+    "list_projects": {"status": optional(one_of("active", "archived")), **PAGE},
+    "list_workflows": {
+        "project": optional(SLUG),
+        "workflow_type": optional(WORKFLOW_TYPE),
+        "enabled": optional(boolean),
+        **PAGE,
+    },
+    "get_run": {**RUN, "artifacts": optional(boolean)},
+    "list_runs": {
+        "project": optional(SLUG),
+        "workflow_id": optional(ID),
+        "workflow_type": optional(WORKFLOW_TYPE),
+        "status": optional(one_or_more_of(*(name for name, _label in STATUSES))),
+        "trigger": optional(one_of(*(name for name, _label in TRIGGERS))),
+        "git_ref": optional(text(255)),
+        "git_commit": optional(text(64)),
+        **PAGE,
+    },
+    "read_run_logs": {
+        **RUN,
+        "after": optional(integer(0)),
+        "limit": optional(integer(1, 1000)),
+        "levels": optional(one_or_more_of("debug", "info", "warn", "error")),
+    },
+    "list_artifacts": {**RUN, **PAGE},
+    "artifact_url": {"artifact_id": required(ID)},
+}
+
+WORKERS = {
+    "register_worker": {
+        "worker_id": required(WORKER_ID),
+        "host": optional(text(255)),
+        "labels": optional(LABELS),
+        "capacity": optional(integer(1, 1000)),
+        "version": optional(text(100)),
+        "kind": optional(one_of("daemon", "scheduled")),
+    },
+    "deregister_worker": {"worker_id": required(WORKER_ID)},
+    "set_worker_state": {
+        "worker_id": required(WORKER_ID),
+        "state": required(one_of("active", "draining", "stopped")),
+    },
+    "heartbeat": {
+        "worker_id": required(WORKER_ID),
+        "runs": optional(list_of(json_object, 1000)),
+    },
+    "claim_next_run": {
+        "worker_id": required(WORKER_ID),
+        "labels": optional(LABELS),
+        "claim_token": optional(uuid_text),
+    },
+    "start_workflow_run": {
+        **RUN,
+        "worker_id": required(WORKER_ID),
+        "epoch": optional(EPOCH),
+    },
+    "append_run_log": {
+        **RUN,
+        "level": required(one_of("debug", "info", "warn", "error")),
+        "message": required(MESSAGE),
+        "metadata": optional(json_object),
+        **HOLDER,
+    },
+    "append_run_logs": {
+        **HELD_RUN,
+        "first_seq": required(integer()),
+        "lines": required(list_of(json_object, 1000)),
+    },
+    "add_run_event": {
+        **HELD_RUN,
+        "event_type": required(one_of("error", "warning", "info")),
+        "message": required(text(4096)),
+        "payload": optional(json_object),
+    },
+    "add_run_artifact": {
+        **RUN,
+        "artifact_key": required(text(512)),
+        "artifact_url": required(text(2000)),
+        "content_type": nullable(text(255)),
+        "size_bytes": required(integer(0, INT8_MAX)),
+        "checksum": required(text(64)),
+        "expires_at": optional(timestamp),
+        "metadata": optional(json_object),
+        "epoch": optional(EPOCH),
+    },
+    "complete_workflow_run": {
+        **RUN,
+        "exit_code": nullable(integer(-INT4_MAX, INT4_MAX)),
+        "error_message": optional(MESSAGE),
+        **HOLDER,
+        "error_code": optional(text(64, minimum=0)),
+        "metadata": optional(json_object),
+    },
+    "release_run": {**RUN, **HOLDER},
+    "reap_lost_runs": {},
+    "list_leases": {},
+}
+# Functions of the kernel that return rows: the name under which the rows are answered.
+ROWS = {"list_leases": "leases"}
