@@ -1,6 +1,8 @@
-"""``odoo ops_worker -d DATABASE --allow-process``: a worker beside Odoo, with Odoo's own database settings.
+"""``odoo ops_worker -d DATABASE --allow-process``: a worker beside Odoo, with Odoo's own database
+settings.
 
-Only the configuration is read through Odoo; the worker then works on connections of its own and no registry is loaded.
+Only the configuration is read through Odoo; the worker then works on connections of its own and no
+registry is loaded.
 """
 
 import argparse
@@ -15,7 +17,9 @@ from odoo.tools import config
 
 
 def connection_string(database: str) -> str:
-    """The libpq connection string of ``database`` by Odoo's configuration; the rest comes from PG* variables."""
+    """The libpq connection string of ``database`` by Odoo's configuration; the rest comes from PG*
+    variables.
+    """
     settings = {
         "host": config["db_host"],
         "port": config["db_port"],

@@ -1,4 +1,6 @@
-"""Workers as real processes against the real kernel: nothing lost, nothing done twice, every end told."""
+"""Workers as real processes against the real kernel: nothing lost, nothing done twice, every end
+told.
+"""
 
 import gzip
 import signal

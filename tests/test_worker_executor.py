@@ -1,4 +1,6 @@
-"""The contract of executors, driven with real processes: output, ends of all kinds, nothing left behind."""
+"""The contract of executors, driven with real processes: output, ends of all kinds, nothing left
+behind.
+"""
 
 import os
 import shutil

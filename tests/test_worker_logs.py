@@ -66,7 +66,8 @@ class TestLines(unittest.TestCase):
             b"plain\n"
             b"2026-11-23 14:35:57,123 17 ERROR db odoo.sql_db: bad query\n"
             b"Traceback (most recent call last):\n"
-            b"2026-11-23 14:35:57,124 17 \x1b[1;32mINFO\x1b[0m ? odoo.modules.loading: \x1b[1mok\x1b[0m\n"
+            b"2026-11-23 14:35:57,124 17 \x1b[1;32mINFO\x1b[0m ? "
+            b"odoo.modules.loading: \x1b[1mok\x1b[0m\n"
         )
         lines = parser.feed("stderr", 5, data)
         facts = [(line.level, line.metadata.get("logger")) for line in lines]

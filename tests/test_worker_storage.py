@@ -1,4 +1,6 @@
-"""The file store and the collection of artifacts: whole files, true checksums, no way out of the root."""
+"""The file store and the collection of artifacts: whole files, true checksums, no way out of the
+root.
+"""
 
 import hashlib
 import io

@@ -1,4 +1,6 @@
-"""The workflow config: what is refused, with which path and reason, and which defaults are filled in."""
+"""The workflow config: what is refused, with which path and reason, and which defaults are filled
+in.
+"""
 
 import json
 import unittest

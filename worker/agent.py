@@ -1,32 +1,41 @@
-"""The worker process: claims runs, executes them, keeps their leases, cleans up. The protocol in plain words:
+"""The worker process: claims runs, executes them, keeps their leases, cleans up. The protocol in
+plain words:
 
-A worker is one process with an identity of its own, a UUID made at its start: a restarted worker is another worker, so what
-the old one left behind cannot look alive. It registers with its labels and its capacity (runs at the same time).
+A worker is one process with an identity of its own, a UUID made at its start: a restarted worker is
+another worker, so what the old one left behind cannot look alive. It registers with its labels and
+its capacity (runs at the same time).
 
-**Claiming.** While a slot is free the worker calls ``claim_next_run``. After a hit it asks again at once; when there was
-nothing it waits about a second, or less when PostgreSQL notifies it that something was queued. Polling is the truth, the
-notification only makes it faster. Each attempt carries a fresh claim token, and the same token again after a lost reply: the
-control plane then gives the same run, so no run is stranded. A claim comes with an *epoch*. It is the fencing token: every
-later write about the run carries it, and the control plane refuses those of an older epoch.
+**Claiming.** While a slot is free the worker calls ``claim_next_run``. After a hit it asks again at
+once; when there was nothing it waits about a second, or less when PostgreSQL notifies it that
+something was queued. Polling is the truth, the notification only makes it faster. Each attempt
+carries a fresh claim token, and the same token again after a lost reply: the control plane then
+gives the same run, so no run is stranded. A claim comes with an *epoch*. It is the fencing token:
+every later write about the run carries it, and the control plane refuses those of an older epoch.
 
-**Executing.** Each run has a thread (``execution.Execution``). Its processes live under supervisors in sessions of their own.
+**Executing.** Each run has a thread (``execution.Execution``). Its processes live under supervisors
+in sessions of their own.
 
-**Heartbeat.** One call every ten seconds renews the leases of all runs of the process. The answer says for each whether it is
-still ours (if not, its work is killed at once) and whether somebody wants it canceled (then it is stopped with grace, and its
-completion confirms the cancel). A notification makes the worker ask sooner.
+**Heartbeat.** One call every ten seconds renews the leases of all runs of the process. The answer
+says for each whether it is still ours (if not, its work is killed at once) and whether somebody
+wants it canceled (then it is stopped with grace, and its completion confirms the cancel). A
+notification makes the worker ask sooner.
 
-**Fencing itself.** The worker counts each lease on its own monotonic clock. When it could not renew one until shortly before
-its end, it kills that run's processes. Should the worker itself be dead or frozen, the supervisors do so: they know the same
-deadline from a file. So when the control plane gives up on a run, nobody works on it any more.
+**Fencing itself.** The worker counts each lease on its own monotonic clock. When it could not renew
+one until shortly before its end, it kills that run's processes. Should the worker itself be dead or
+frozen, the supervisors do so: they know the same deadline from a file. So when the control plane
+gives up on a run, nobody works on it any more.
 
-**Reaping.** Every worker calls ``reap_lost_runs`` now and then: a claimed run whose worker vanished goes back to the queue, a
-running one fails with the cause ``worker_lost``. Leftover databases and work directories of dead runs are removed, too.
+**Reaping.** Every worker calls ``reap_lost_runs`` now and then: a claimed run whose worker vanished
+goes back to the queue, a running one fails with the cause ``worker_lost``. Leftover databases and
+work directories of dead runs are removed, too.
 
-**Stopping.** The first SIGTERM or SIGINT drains: nothing new is claimed, a claim that has not begun is given back, running
-work goes on to its end (for a bounded time). The second one stops now: the work is killed and its runs fail as ``worker_lost``,
-which is what happened to them. With ``--until-idle`` the worker ends by itself when there is nothing to do.
+**Stopping.** The first SIGTERM or SIGINT drains: nothing new is claimed, a claim that has not begun
+is given back, running work goes on to its end (for a bounded time). The second one stops now: the
+work is killed and its runs fail as ``worker_lost``, which is what happened to them. With
+``--until-idle`` the worker ends by itself when there is nothing to do.
 
-**When the control plane is away** the work goes on: log lines wait on disk, completions are repeated, until the lease ends.
+**When the control plane is away** the work goes on: log lines wait on disk, completions are
+repeated, until the lease ends.
 """
 
 from __future__ import annotations
@@ -71,7 +80,9 @@ STOPPED = "The worker was stopped before the run had ended."
 
 
 class Agent:
-    """One worker process. ``run`` returns when it has ended; its loops are the methods below ``run``, one each."""
+    """One worker process. ``run`` returns when it has ended; its loops are the methods below
+    ``run``, one each.
+    """
 
     def __init__(self, settings: Settings, control: ControlPlane | None = None) -> None:
         self.settings = settings
@@ -86,7 +97,9 @@ class Agent:
         self._signals = 0
 
     def run(self) -> None:
-        """Work until a signal or idleness ends it. Raises ``ControlPlaneError`` when it cannot even begin."""
+        """Work until a signal or idleness ends it. Raises ``ControlPlaneError`` when it cannot even
+        begin.
+        """
         executor = ProcessExecutor(self.settings.allow_process)
         self.settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._register()
@@ -117,7 +130,8 @@ class Agent:
 
     def stop(self) -> None:
         """Drain at the first call, end now at the second. Safe in a signal handler."""
-        # Nothing but the counter: an event's lock may be held by the very code the signal interrupted.
+        # Nothing but the counter: an event's lock may be held by the very code the signal
+        # interrupted.
         self._signals += 1
 
     def _pause(self, seconds: float) -> None:
@@ -315,7 +329,9 @@ class Agent:
 
 
 def main(settings: Settings, setup_logging: bool = True) -> int:
-    """Run an agent until it ends; the exit code of the program: 0 ended, 2 settings, 3 control plane away."""
+    """Run an agent until it ends; the exit code of the program: 0 ended, 2 settings, 3 control
+    plane away.
+    """
     if setup_logging:
         logging.basicConfig(
             level=settings.log_level.upper(),

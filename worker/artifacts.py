@@ -1,6 +1,7 @@
 """Finding the files a run shall keep, storing them and recording them.
 
-The patterns come from the workflow's config, the files from the program that ran: neither may reach outside the checkout.
+The patterns come from the workflow's config, the files from the program that ran: neither may reach
+outside the checkout.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _ENCODINGS = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": 
 
 
 class FoundFile(NamedTuple):
-    """A file to keep: its key, where it lies, and after what time it may go (``30 days``) or None."""
+    """A file to keep: its key, where it lies, after what time it may go (``30 days``) or None."""
 
     key: str
     path: Path
@@ -52,7 +53,7 @@ def guess_content_type(name: str) -> str:
 
 
 def key_of(relative_path: Path) -> str:
-    """An artifact key for a file of that relative path; characters a key may not hold become ``_``."""
+    """An artifact key for a file of that path; characters a key may not hold become ``_``."""
     parts = [_FORBIDDEN.sub("_", part) for part in relative_path.parts]
     return "/".join("_" if set(part) == {"."} else part for part in parts)[-512:].lstrip("/")
 
@@ -60,7 +61,8 @@ def key_of(relative_path: Path) -> str:
 def find_files(root: Path, patterns: list[Mapping[str, Any]]) -> Iterator[FoundFile]:
     """Regular files below ``root`` that match the config's patterns, each once, under unique keys.
 
-    A link is followed only when it stays below ``root``. A pattern that names a folder means all files in it.
+    A link is followed only when it stays below ``root``. A pattern that names a folder means all
+    files in it.
     """
     root = root.resolve()
     seen: set[Path] = set()
@@ -119,7 +121,9 @@ class ArtifactRecorder:
         expire_in: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        """Store ``path`` under ``key``. Raises ``RunError``, and ``ControlPlaneUnavailable`` from the recording."""
+        """Store ``path`` under ``key``. Raises ``RunError``, and ``ControlPlaneUnavailable`` from
+        the recording.
+        """
         stored = None
         try:
             with _open_regular(path) as source:

@@ -1,7 +1,8 @@
 """Why a run did not succeed, as data: the error codes of a run and the exceptions that carry them.
 
-Every failed or canceled run has exactly one code of ``ERROR_CODES``. A code is for programs (retry rules name codes), the
-message beside it is a sentence for people which names the cause and never holds a secret or a traceback.
+Every failed or canceled run has exactly one code of ``ERROR_CODES``. A code is for programs (retry
+rules name codes), the message beside it is a sentence for people which names the cause and never
+holds a secret or a traceback.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ ERROR_CODES: dict[str, str] = {
     "canceled": "Somebody canceled the run and the worker stopped its work.",
     "timeout": "The run or one of its steps took longer than it may.",
     "worker_lost": "The worker ended, was stopped or lost contact while the run was running.",
-    "setup_error": "The worker could not prepare the run: its configuration or the worker's own lacks something.",
+    "setup_error": "Something the run needs is missing in its configuration or on the worker.",
     "repository_unreachable": "The git repository could not be read.",
     "unknown_ref": "The git repository has no such branch, tag or commit.",
     "no_addons": "The checkout holds no installable Odoo module.",
     "unknown_module": "A module named by the run is in no addons path.",
     "syntax_error": "A file of a module is not valid Python, XML or CSV.",
-    "missing_dependency": "A module needs another module, a Python package or a program that is not there.",
+    "missing_dependency": "A module needs a module, Python package or program that is missing.",
     "install_failed": "Odoo could not install or update the modules.",
     "tests_failed": "At least one test failed.",
     "no_tests": "No test was run although the run was to run tests.",
@@ -30,7 +31,8 @@ ERROR_CODES: dict[str, str] = {
 
 
 class RunError(Exception):
-    """The run ends as failed with ``code`` (a key of ``ERROR_CODES``) and ``message`` (a sentence for the user).
+    """The run ends as failed with ``code`` (a key of ``ERROR_CODES``) and ``message`` (a sentence
+    for the user).
 
     ``exit_code`` is reported beside it; it defaults to 1, since zero means success.
     """

@@ -1,9 +1,10 @@
 """One run, from the claim to its completion.
 
-In order: make the work directory, start the run in the control plane, check the repository out, make the run's database, let
-the config's steps or the built-in recipe work, collect artifacts, drop the database, bring in the rest of the log, store the
-complete log, complete the run, remove the work directory. Whatever goes wrong on the way ends as an error code and a sentence;
-the worker goes on.
+In order: make the work directory, start the run in the control plane, check the repository out,
+make the run's database, let the config's steps or the built-in recipe work, collect artifacts, drop
+the database, bring in the rest of the log, store the complete log, complete the run, remove the
+work directory. Whatever goes wrong on the way ends as an error code and a sentence; the worker goes
+on.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ INTERNAL_ERROR = "The worker itself failed while it executed the run; its own lo
 LOG_KEY = "run.log.gz"
 MAX_MESSAGE_LENGTH = 4000
 MAX_METADATA_BYTES = 1_000_000
-#: Seconds the completion is tried for at least, even when the lease is over: the last word may still count.
+#: Seconds the completion is tried for at least, even when the lease is over: the last word may
+#: still count.
 COMPLETION_SECONDS = 20.0
 _WORKDIR = re.compile(r"run-([0-9a-z]+)-(\d+)-(\d+)")
 
@@ -74,7 +76,7 @@ def parse_workdir_name(namespace: str, name: str) -> tuple[int, int] | None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory with everything in it, also where a program took away the right to write."""
+    """Remove a directory with all in it, also where a program took away the right to write."""
 
     def make_writable(function: Callable[..., Any], name: str, _error: Any) -> None:
         try:
@@ -95,7 +97,7 @@ def remove_tree(path: Path) -> None:
 
 
 class Execution:
-    """The execution of one claimed run; ``run`` is the body of the run's thread and raises nothing."""
+    """The execution of one claimed run; ``run`` is the body of its thread and raises nothing."""
 
     def __init__(self, tools: Tools, claim: Claim, guard: RunGuard) -> None:
         self.claim = claim
@@ -212,7 +214,7 @@ class Execution:
         if not job.config["steps"] and recipe is None:
             raise RunError(
                 "setup_error",
-                f"Workflows of type {workflow_type} have no built-in recipe and this one has no steps.",
+                f"There is no built-in recipe of type {workflow_type}, and no steps are given.",
             )
         return self._pipeline(job, recipe)
 

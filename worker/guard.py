@@ -1,7 +1,9 @@
-"""What the agent and the thread of one run tell each other: the lease, and that the work must stop, and why.
+"""What the agent and the thread of one run tell each other: the lease, and that the work must stop,
+and why.
 
-The worker never trusts that it still owns a run: it counts its lease on the host's monotonic clock from before the renewing
-call was sent, takes off a margin for killing, and stops by itself when that moment passes.
+The worker never trusts that it still owns a run: it counts its lease on the host's monotonic clock
+from before the renewing call was sent, takes off a margin for killing, and stops by itself when
+that moment passes.
 """
 
 from __future__ import annotations
@@ -94,7 +96,9 @@ class RunGuard:
             self._woken.wait(seconds)
 
     def insist(self, call: Callable[[], T], until: float | None = None) -> T:
-        """Repeat ``call`` while the control plane is away, as long as the lease (or ``until``) lasts."""
+        """Repeat ``call`` while the control plane is away, as long as the lease (or ``until``)
+        lasts.
+        """
         pause = 0.25
         while True:
             try:

@@ -1,6 +1,7 @@
 """What a recipe or the steps of a config see of their run: ``recipes.base.Job`` made real.
 
-It joins the executor (processes), the run's log, the artifact store and the guard that says when to stop.
+It joins the executor (processes), the run's log, the artifact store and the guard that says when to
+stop.
 """
 
 from __future__ import annotations
@@ -172,7 +173,9 @@ class RunJob(Job):
         self._guard.insist(add)
 
     def _write_quietly(self, message: str, metadata: dict[str, Any]) -> None:
-        """Write a line at the end of a step that may be failing: the cause of that must not be covered."""
+        """Write a line at the end of a step that may be failing: the cause of that must not be
+        covered.
+        """
         try:
             self.log("info", message, **metadata)
         except RunError as error:
@@ -189,7 +192,7 @@ class RunJob(Job):
         on_chunk: Callable[[Any], None],
         on_end: Callable[[], None] = lambda: None,
     ) -> ProcessStatus:
-        """Start, follow and clear away one process; raises ``RunError`` unless it ended by itself."""
+        """Start, follow, clear away one process; raises ``RunError`` unless it ended by itself."""
         self._guard.check()
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:

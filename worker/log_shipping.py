@@ -1,6 +1,8 @@
-"""The way of a run's log lines to the control plane: the complete log, the spool on disk, the sending thread.
+"""The way of a run's log lines to the control plane: the complete log, the spool on disk, the
+sending thread.
 
-See ``logs.py`` for how lines are made. The run's thread writes, one thread per run sends; they meet at a condition.
+See ``logs.py`` for how lines are made. The run's thread writes, one thread per run sends; they meet
+at a condition.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ DISK_FULL = "The worker's disk is full: the log of the run could not be written.
 
 
 class AppendFile:
-    """A file that only grows, which survives a full disk: what does not fit waits in memory for a second try."""
+    """A file that only grows, which survives a full disk: what does not fit waits in memory for a
+    second try.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,7 +94,9 @@ class AppendFile:
 
 
 class RunLog:
-    """The log of one run: ``write`` lines, ``flush`` before the end, ``finish`` for the complete log's file."""
+    """The log of one run: ``write`` lines, ``flush`` before the end, ``finish`` for the complete
+    log's file.
+    """
 
     def __init__(
         self, control: ControlPlane, run_id: int, epoch: int, directory: Path, next_seq: int
@@ -122,7 +128,9 @@ class RunLog:
         self._thread.start()
 
     def write(self, lines: Sequence[LogLine]) -> None:
-        """Append lines. Raises ``RunError('disk_full')`` once, at the first line the disk does not take."""
+        """Append lines. Raises ``RunError('disk_full')`` once, at the first line the disk does not
+        take.
+        """
         if not lines:
             return
         masked = [self._masked(line) for line in lines]
@@ -140,7 +148,9 @@ class RunLog:
                 raise RunError("disk_full", DISK_FULL)
 
     def flush(self, give_up: Callable[[], bool]) -> bool:
-        """Wait until all lines have arrived; false when that became impossible or ``give_up()`` said so."""
+        """Wait until all lines have arrived; false when that became impossible or ``give_up()``
+        said so.
+        """
         with self._condition:
             self._hurry = True
             self._condition.notify_all()
@@ -259,9 +269,11 @@ class RunLog:
             self.refused = reply
 
     def _replace_line(self, message: str) -> None:
-        """Send ``message`` in place of the first unsent line; when even that is refused, sending ends.
+        """Send ``message`` in place of the first unsent line; when even that is refused, sending
+        ends.
 
-        When the control plane is away just now, the same line is tried, refused and replaced again later.
+        When the control plane is away just now, the same line is tried, refused and replaced again
+        later.
         """
         row = json.loads(self._spool.read(self._offset, 1 << 20).partition(b"\n")[0])
         row |= {"message": message, "metadata": {}}

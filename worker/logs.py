@@ -1,8 +1,10 @@
-"""From the raw output of processes to the run's log: lines, levels, the complete log file, the way to the control plane.
+"""From the raw output of processes to the run's log: lines, levels, the complete log file, the way
+to the control plane.
 
-Nothing gets lost on that way. Each line is written to two files first: the complete log (compressed, colour codes kept, later
-an artifact) and a spool. A thread of its own sends the spool in batches; while the control plane is away the lines wait on
-disk, and when the control plane asks for a sequence number it has not got, sending goes on from there.
+Nothing gets lost on that way. Each line is written to two files first: the complete log
+(compressed, colour codes kept, later an artifact) and a spool. A thread of its own sends the spool
+in batches; while the control plane is away the lines wait on disk, and when the control plane asks
+for a sequence number it has not got, sending goes on from there.
 """
 
 from __future__ import annotations
@@ -37,9 +39,10 @@ _ODOO_LEVELS = {
 class LogLine:
     """One line of the run's log.
 
-    ``timestamp`` is microseconds since the epoch, ``level`` debug, info, warn or error. ``text`` is the line as it was
-    printed, colour codes and all, without NUL and line end; ``message`` is the same without colour codes. ``metadata`` has
-    step, stream (stdout or stderr), logger, continued, as far as they are known.
+    ``timestamp`` is microseconds since the epoch, ``level`` debug, info, warn or error. ``text`` is
+    the line as it was printed, colour codes and all, without NUL and line end; ``message`` is the
+    same without colour codes. ``metadata`` has step, stream (stdout or stderr), logger, continued,
+    as far as they are known.
     """
 
     timestamp: int
@@ -61,7 +64,8 @@ class LogLine:
         }
 
     def to_text(self) -> str:
-        """The line as it stands in the complete log: time, level, stream, step and text, separated by tabs.
+        """The line as it stands in the complete log: time, level, stream, step and text, separated
+        by tabs.
 
         Line n of that file is the line with sequence number n in the control plane.
         """
@@ -76,12 +80,16 @@ def strip_ansi(text: str) -> str:
 
 
 def clean_text(data: bytes) -> str:
-    """Decode UTF-8; bytes that are none become U+FFFD, NUL (which PostgreSQL cannot store) becomes U+2400."""
+    """Decode UTF-8; bytes that are none become U+FFFD, NUL (which PostgreSQL cannot store) becomes
+    U+2400.
+    """
     return data.decode("utf-8", "replace").replace("\0", "\u2400")
 
 
 def clean_json(value: Any) -> Any:
-    """A copy of ``value`` that PostgreSQL takes as jsonb: no NUL, no lone surrogates, no NaN; unknown types as text."""
+    """A copy of ``value`` that PostgreSQL takes as jsonb: no NUL, no lone surrogates, no NaN;
+    unknown types as text.
+    """
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
@@ -101,7 +109,7 @@ def iso_timestamp(microseconds: int) -> str:
 
 
 class LineSplitter:
-    """Cuts one stream into pieces of lines. Holds at most one piece (``MAX_LINE_BYTES``) in memory."""
+    """Cuts one stream into pieces of lines; at most one piece (``MAX_LINE_BYTES``) is in memory."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -155,8 +163,8 @@ def _whole_characters(data: bytearray) -> int:
 class OutputParser:
     """Turns the chunks of one process into log lines.
 
-    A line in Odoo's log format gives its level and logger to the lines that follow on the same stream without a header of
-    their own, which are mostly tracebacks. Everything else is info.
+    A line in Odoo's log format gives its level and logger to the lines that follow on the same
+    stream without a header of their own, which are mostly tracebacks. Everything else is info.
     """
 
     def __init__(self, step: str | None) -> None:
@@ -194,7 +202,9 @@ class OutputParser:
 
 
 class Masker:
-    """Replaces secret values by asterisks. Values under six characters are left alone: they would hit innocent text."""
+    """Replaces secret values by asterisks. Values under six characters are left alone: they would
+    hit innocent text.
+    """
 
     MIN_LENGTH = 6
 

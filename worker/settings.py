@@ -1,7 +1,8 @@
 """All settings of a worker in one typed object, read from the command line and the environment.
 
-The environment variable of ``--work-dir`` is ``ODOOOPS_WORK_DIR``, and so on; the command line wins. A wrong value stops the
-start with a sentence. Passwords belong into the environment or a password file: a command line can be read by everybody.
+The environment variable of ``--work-dir`` is ``ODOOOPS_WORK_DIR``, and so on; the command line
+wins. A wrong value stops the start with a sentence. Passwords belong into the environment or a
+password file: a command line can be read by everybody.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def read_settings(
     environment: Mapping[str, str],
     defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings from parsed options, then the environment, then ``defaults``, then what the class says.
+    """Settings from parsed options, then the environment, then ``defaults``, then what the class
+    says.
 
     Raises ``SettingsError`` with a sentence for the first wrong value.
     """
@@ -196,7 +198,9 @@ def read_settings(
 
 
 def find_odoo() -> tuple[str, ...]:
-    """The command that starts Odoo here: the ``odoo`` script of this Python or of PATH, else the module."""
+    """The command that starts Odoo here: the ``odoo`` script of this Python or of PATH, else the
+    module.
+    """
     beside = Path(sys.executable).with_name("odoo")
     script = str(beside) if beside.is_file() else shutil.which("odoo") or shutil.which("odoo-bin")
     return (sys.executable, script) if script else (sys.executable, "-m", "odoo")

@@ -1,7 +1,9 @@
-"""The configuration of a workflow, version 1: its JSON Schema, its defaults and what is wrong with a given one.
+"""The configuration of a workflow, version 1: its JSON Schema, its defaults and what is wrong with
+a given one.
 
-The control plane refuses a wrong configuration when it is saved, the worker reads it from a run's snapshot. Both use this
-module, so it may depend on nothing but jsonschema. ``CONFIG_SCHEMA`` is plain JSON: editors and other programs can use it.
+The control plane refuses a wrong configuration when it is saved, the worker reads it from a run's
+snapshot. Both use this module, so it may depend on nothing but jsonschema. ``CONFIG_SCHEMA`` is
+plain JSON: editors and other programs can use it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ TYPES_WITH_RECIPE = ("build", "test")
 DEFAULT_TIMEOUT = 3600
 MAX_TIMEOUT = 86400
 
-# Python's $ also matches before a final line end; the look-ahead closes that gap and means nothing in other dialects.
+# Python's $ also matches before a final line end; the look-ahead closes that gap and means nothing
+# in other dialects.
 _END = "$(?!\\n)"
 _ENV_NAME = "^[A-Z_][A-Z0-9_]*" + _END
 _EXPIRE_IN = "^([1-9][0-9]{0,4}) (hour|day|week|month|year)s?" + _END
@@ -96,7 +99,7 @@ CONFIG_SCHEMA: dict[str, Any] = {
             "propertyNames": {
                 "pattern": _ENV_NAME,
                 "maxLength": 200,
-                "x-reason": "is not a name of an environment variable (capital letters, digits and _)",
+                "x-reason": "is not a name of a variable (capital letters, digits and _)",
             },
             "additionalProperties": _text(
                 "^[^\\u0000]*" + _END, "must not hold a NUL character", 32768, 0
@@ -113,7 +116,7 @@ CONFIG_SCHEMA: dict[str, Any] = {
         },
         "database": {
             "type": "boolean",
-            "description": "Give the run a PostgreSQL database and role of its own and set PG* in its environment.",
+            "description": "Give the run a PostgreSQL database and role of its own, and set PG*.",
         },
         "modules": {
             "type": "array",
@@ -178,7 +181,9 @@ _TYPE_NAMES = {
 
 
 class ConfigProblem(NamedTuple):
-    """One thing wrong with a config: where (``steps[0].run``; empty for the whole) and why, as the end of a sentence."""
+    """One thing wrong with a config: where (``steps[0].run``; empty for the whole) and why, as the
+    end of a sentence.
+    """
 
     path: str
     reason: str
@@ -188,7 +193,9 @@ class ConfigProblem(NamedTuple):
 
 
 def validate_config(workflow_type: str, config: Any) -> list[ConfigProblem]:
-    """Return all problems of ``config``, sorted by path; an empty list when it may be saved and run."""
+    """Return all problems of ``config``, sorted by path; an empty list when it may be saved and
+    run.
+    """
     problems = set()
     if workflow_type not in WORKFLOW_TYPES:
         problems.add(ConfigProblem("", f"is of the unknown type {workflow_type!r}"))
@@ -220,7 +227,9 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def expire_seconds(expire_in: str) -> int:
-    """Seconds of a duration like ``30 days``; a month counts 30 days, a year 365. Raises ValueError."""
+    """Seconds of a duration like ``30 days``; a month counts 30 days, a year 365. Raises
+    ValueError.
+    """
     match = re.match(_EXPIRE_IN, expire_in)
     if not match:
         raise ValueError(f"Not a duration: {expire_in!r}")

@@ -1,7 +1,8 @@
 """The control plane as a worker sees it: one method per kernel function, the same over every door.
 
-A reply is either the facts that were asked for or a ``Refused``: the control plane understood the call and said no. When it
-cannot be reached, ``ControlPlaneUnavailable`` is raised; whoever calls then waits and calls again.
+A reply is either the facts that were asked for or a ``Refused``: the control plane understood the
+call and said no. When it cannot be reached, ``ControlPlaneUnavailable`` is raised; whoever calls
+then waits and calls again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 
 
 class ControlPlaneError(Exception):
-    """The control plane answered something that no retry will mend: a missing function, a denied login."""
+    """The control plane answered something that no retry will mend: a missing function, a denied
+    login.
+    """
 
 
 class ControlPlaneUnavailable(ControlPlaneError):
@@ -24,7 +27,9 @@ class ControlPlaneUnavailable(ControlPlaneError):
 
 @dataclasses.dataclass(frozen=True)
 class Refused:
-    """The control plane said no. ``code`` as in the contract (stale_epoch, log_gap, …), ``error`` is a sentence."""
+    """The control plane said no. ``code`` as in the contract (stale_epoch, log_gap, …), ``error``
+    is a sentence.
+    """
 
     code: str
     error: str
@@ -36,7 +41,9 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A run this worker holds. ``epoch`` is the fencing token, ``lease_seconds`` how long the claim is good for."""
+    """A run this worker holds. ``epoch`` is the fencing token, ``lease_seconds`` how long the claim
+    is good for.
+    """
 
     run_id: int
     epoch: int
@@ -57,7 +64,7 @@ class Started:
 
 @dataclasses.dataclass(frozen=True)
 class HeartbeatRun:
-    """What the control plane says about one run of this worker. Not owned: stop its work at once."""
+    """What the control plane says about one of our runs. Not owned: stop its work at once."""
 
     run_id: int
     epoch: int
@@ -94,7 +101,9 @@ class ControlPlane(abc.ABC):
 
     @abc.abstractmethod
     def namespace(self) -> str:
-        """A short name (letters and digits) of this control plane, for what several of them share: a server, a disk."""
+        """A short name (letters and digits) of this control plane, for what several of them share:
+        a server, a disk.
+        """
 
     @abc.abstractmethod
     def register_worker(
@@ -142,7 +151,7 @@ class ControlPlane(abc.ABC):
     def add_run_event(
         self, run_id: int, epoch: int, event_type: str, message: str, payload: Mapping[str, Any]
     ) -> Mapping[str, Any] | Refused:
-        """Append an event of type error, warning or info. Not repeated when the connection is lost."""
+        """Append an event: error, warning or info. Not repeated when the connection is lost."""
 
     @abc.abstractmethod
     def add_run_artifact(
@@ -175,7 +184,8 @@ class ControlPlane(abc.ABC):
     def listen(
         self, stop: threading.Event, queue: threading.Event, cancel: threading.Event
     ) -> None:
-        """Set ``queue`` and ``cancel`` when something may be new, until ``stop`` is set. Runs in a thread of its own.
+        """Set ``queue`` and ``cancel`` when something may be new, until ``stop`` is set. Runs in a
+        thread of its own.
 
         It only makes things faster: the caller polls anyway.
         """

@@ -1,7 +1,7 @@
 """The control plane over a PostgreSQL connection of one's own.
 
-Every call is one statement in one READ COMMITTED transaction. (Odoo's own cursors are REPEATABLE READ: under it a claim fails
-whenever another worker has just changed the row.)
+Every call is one statement in one READ COMMITTED transaction. (Odoo's own cursors are REPEATABLE
+READ: under it a claim fails whenever another worker has just changed the row.)
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _logger = logging.getLogger(__name__)
 
 #: The comment on the kernel's schema begins so; its name may be ops or odooops.
 SCHEMA_COMMENT = "OdooOps kernel"
-#: Pauses in seconds before each further attempt of one call; afterwards the control plane counts as away.
+#: Pauses in seconds before each further attempt of one call; afterwards the control plane counts as
+#: away.
 RETRY_PAUSES = (0.05, 0.25, 1.0)
 STATEMENT_TIMEOUT_MS = 20_000
 MAX_CONNECTIONS = 6
@@ -136,7 +137,7 @@ class SqlControlPlane(ControlPlane):
         ) from problem
 
     def _drop_idle(self) -> None:
-        """One broken connection mostly means that the server restarted: the others are broken too."""
+        """One broken connection mostly means that the server restarted: so are the others."""
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:

@@ -1,7 +1,9 @@
-"""The contract of an executor: start a process so that it outlives the worker, follow it, stop it, adopt it again.
+"""The contract of an executor: start a process so that it outlives the worker, follow it, stop it,
+adopt it again.
 
-An executor never reads the queue and never raises for what the started program does; its ``ProcessStatus`` tells. Every
-call takes a handle that can be written down (``Handle.to_dict``) and adopted by another worker process on the same host.
+An executor never reads the queue and never raises for what the started program does; its
+``ProcessStatus`` tells. Every call takes a handle that can be written down (``Handle.to_dict``) and
+adopted by another worker process on the same host.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ class ExecutorError(Exception):
 
 
 class Chunk(NamedTuple):
-    """A piece of output as it was read: stream is stdout or stderr, timestamp is microseconds since the epoch."""
+    """A piece of output as it was read: stream is stdout or stderr, timestamp is microseconds since
+    the epoch.
+    """
 
     stream: str
     timestamp: int
@@ -29,8 +33,9 @@ class Chunk(NamedTuple):
 class ProcessSpec:
     """What to start. ``env`` is the complete environment; ``timeout`` and ``grace`` are seconds.
 
-    ``lease_deadline`` is a value of the host's monotonic clock: when it passes without ``Executor.renew``, everything is
-    killed at once, since the worker must be dead and another one may start the same work.
+    ``lease_deadline`` is a value of the host's monotonic clock: when it passes without
+    ``Executor.renew``, everything is killed at once, since the worker must be dead and another one
+    may start the same work.
     """
 
     argv: Sequence[str]
@@ -43,7 +48,9 @@ class ProcessSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Handle:
-    """How to find a started process again: its directory and the supervising process (pid and its start time)."""
+    """How to find a started process again: its directory and the supervising process (pid and its
+    start time).
+    """
 
     executor: str
     directory: Path
@@ -67,9 +74,10 @@ class Handle:
 class ProcessStatus:
     """How a process ended.
 
-    ``reason``: ``exited`` (by itself or by a foreign signal), ``stopped`` (by ``stop``), ``timeout``, ``lease`` (deadline
-    passed), ``disk_full`` (its output could not be written), ``not_started`` (``error`` says why), ``lost`` (nobody knows).
-    ``exit_code`` is None when a signal ended it.
+    ``reason``: ``exited`` (by itself or by a foreign signal), ``stopped`` (by ``stop``),
+    ``timeout``, ``lease`` (deadline passed), ``disk_full`` (its output could not be written),
+    ``not_started`` (``error`` says why), ``lost`` (nobody knows). ``exit_code`` is None when a
+    signal ended it.
     """
 
     reason: str
@@ -87,27 +95,37 @@ class ProcessStatus:
 
 
 class Executor(abc.ABC):
-    """See the module's docstring. All methods may be called from any thread; one handle is used by one thread."""
+    """See the module's docstring. All methods may be called from any thread; one handle is used by
+    one thread.
+    """
 
     name: str
 
     @abc.abstractmethod
     def start(self, spec: ProcessSpec, directory: Path) -> Handle:
-        """Start ``spec``, keeping records in ``directory`` (made, must not exist). Raises ``ExecutorError``."""
+        """Start ``spec``, keeping records in ``directory`` (made, must not exist). Raises
+        ``ExecutorError``.
+        """
 
     @abc.abstractmethod
     def adopt(self, data: Mapping[str, Any]) -> Handle:
-        """Return a usable handle from ``Handle.to_dict``'s result, made by another process. Raises ``ExecutorError``."""
+        """Return a usable handle from ``Handle.to_dict``'s result, made by another process. Raises
+        ``ExecutorError``.
+        """
 
     @abc.abstractmethod
     def poll(self, handle: Handle) -> ProcessStatus | None:
-        """None while the process or its output is still alive; after the end always the same status."""
+        """None while the process or its output is still alive; after the end always the same
+        status.
+        """
 
     @abc.abstractmethod
     def read_output(
         self, handle: Handle, offset: int, limit: int = 1 << 20
     ) -> tuple[list[Chunk], int]:
-        """Chunks written since ``offset`` (0 at first), about ``limit`` bytes at most, and the next offset."""
+        """Chunks written since ``offset`` (0 at first), about ``limit`` bytes at most, and the next
+        offset.
+        """
 
     @abc.abstractmethod
     def renew(self, handle: Handle, deadline: float) -> None:
@@ -115,7 +133,8 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def stop(self, handle: Handle, grace: float) -> None:
-        """Ask for the end: SIGINT, SIGTERM, SIGKILL to everything it started, within ``grace`` seconds. Returns at once.
+        """Ask for the end: SIGINT, SIGTERM, SIGKILL to everything it started, within ``grace``
+        seconds. Returns at once.
 
         ``grace`` 0 kills at once. Has no effect on an ended process.
         """

@@ -1,11 +1,12 @@
 """Executor of plain local processes, each under a small supervisor of its own (``supervisor.py``).
 
-There is no isolation: what runs here may do whatever the worker's user may do. The worker therefore uses it only when it was
-started with that choice (``--allow-process``).
+There is no isolation: what runs here may do whatever the worker's user may do. The worker therefore
+uses it only when it was started with that choice (``--allow-process``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -22,21 +23,25 @@ from typing import Any
 from .base import Chunk, Executor, ExecutorError, Handle, ProcessSpec, ProcessStatus
 from .supervisor import FRAME
 
-#: Set in the environment of everything an executor starts; finds processes whose supervisor was killed.
+#: Set in the environment of everything an executor starts; finds processes whose supervisor was
+#: killed.
 MARK = "ODOOOPS_MARK"
 _SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _STREAMS = {1: "stdout", 2: "stderr"}
 
 
 class ProcessExecutor(Executor):
-    """Local processes without isolation. ``allow`` must be given as true: it is the operator's explicit choice."""
+    """Local processes without isolation. ``allow`` must be given as true: it is the operator's
+    explicit choice.
+    """
 
     name = "process"
 
     def __init__(self, allow: bool) -> None:
         if not allow:
             raise ExecutorError(
-                "This worker may not start local processes: they are not isolated. Start it with --allow-process to allow them."
+                "This worker may not start local processes: they are not isolated."
+                " Start it with --allow-process to allow them."
             )
         self._own: dict[int, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
@@ -116,18 +121,20 @@ class ProcessExecutor(Executor):
     def stop(self, handle: Handle, grace: float) -> None:
         if self._is_alive(handle):
             self._write(handle.directory / "stop", repr(float(grace)))
-            # Before the output file is there the supervisor would die of the signal; then it finds the request by itself.
+            # Before the output file is there the supervisor would die of the signal; then it finds
+            # the request by itself.
             if (handle.directory / "output").exists():
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(handle.pid, signal.SIGTERM)
-                except ProcessLookupError:
-                    pass
 
     def cleanup(self, handle: Handle) -> None:
         self.stop(handle, 0.0)
         until = time.monotonic() + 10
         while self._is_alive(handle) and time.monotonic() < until:
             time.sleep(0.02)
+        if self._is_alive(handle):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(handle.pid, signal.SIGKILL)
         self._reap(handle)
         kill_marked(handle.directory)
         shutil.rmtree(handle.directory, ignore_errors=True)
@@ -176,7 +183,8 @@ class ProcessExecutor(Executor):
 
 
 def kill_marked(directory: Path) -> int:
-    """Kill every process that carries the mark of ``directory`` in its environment; return how many there were.
+    """Kill every process that carries the mark of ``directory`` in its environment; return how many
+    there were.
 
     Only needed when a supervisor itself was killed: otherwise it leaves nobody behind.
     """
@@ -199,7 +207,9 @@ def kill_marked(directory: Path) -> int:
 
 
 def _start_time(pid: int) -> str | None:
-    """When the process was started, in ticks since boot: with the pid it names a process for good. None when it is gone."""
+    """When the process was started, in ticks since boot: with the pid it names a process for good.
+    None when it is gone.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

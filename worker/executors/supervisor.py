@@ -1,23 +1,29 @@
 """Runs one command for the process executor and outlives the worker that asked for it.
 
-Started as a script, by path, in a session of its own, with one argument: a directory that holds ``spec.json``. It imports
-only the standard library and nothing of this package, so that an upgrade of the worker cannot pull the rug from under it.
+Started as a script, by path, in a session of its own, with one argument: a directory that holds
+``spec.json``. It imports only the standard library and nothing of this package, so that an upgrade
+of the worker cannot pull the rug from under it.
 
 Files in the directory:
 
 - ``spec.json``    argv, cwd, env, timeout, grace. Read and removed at once: it holds secrets.
-- ``lease``        a number, the monotonic time at which everything is killed; the worker moves it on with each heartbeat.
-- ``stop``         when present, a number: stop within so many seconds of grace. The worker also sends SIGTERM to wake us.
-- ``output``       frames of 13 bytes head (stream 1|2, microseconds since the epoch, length; big endian) and data. Data
-                   may hold anything; at most 64 KiB per frame, so memory is bounded whatever is written.
+- ``lease``        a number, the monotonic time at which everything is killed; the worker moves it
+                   on with each heartbeat.
+- ``stop``         when present, a number: stop within so many seconds of grace. The worker also
+                   sends SIGTERM to wake us.
+- ``output``       frames of 13 bytes head (stream 1|2, microseconds since the epoch, length; big
+                   endian) and data. Data may hold anything; at most 64 KiB per frame, so memory is
+                   bounded whatever is written.
 - ``status.json``  written at the end, atomically: reason, exit_code, signal, out_of_memory, error.
 
-The supervisor is the "child subreaper" of all it starts: a process that daemonises itself or opens a session of its own
-becomes our child when its parent ends, is found there and killed. When the main process ends, what it left behind ends too.
+The supervisor is the "child subreaper" of all it starts: a process that daemonises itself or opens
+a session of its own becomes our child when its parent ends, is found there and killed. When the
+main process ends, what it left behind ends too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -34,6 +40,8 @@ CHUNK = 65536
 TICK = 0.25
 STATUS_SIZE = 4096
 LEFTOVER_GRACE = 2.0
+#: Seconds after which a process that cannot even be killed is left to the system.
+GIVE_UP = 30.0
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -70,7 +78,9 @@ def descendants() -> list[int]:
 
 
 def _oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for want of memory (0 when it cannot be known)."""
+    """How many processes of this control group the kernel has killed for want of memory (0 when it
+    cannot be known).
+    """
     try:
         with open("/proc/self/cgroup") as file:
             paths = [line.strip().split(":", 2) for line in file]
@@ -91,14 +101,17 @@ def _oom_kills() -> int:
 
 
 class Supervisor:
-    """State of the one command: the process, its pipes, the output file, and why it is being stopped."""
+    """State of the one command: the process, its pipes, the output file, and why it is being
+    stopped.
+    """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         with open(self._path("spec.json")) as file:
             self.spec = json.load(file)
         os.unlink(self._path("spec.json"))
-        # The place for the status is taken now, so that a full disk cannot keep us from writing it at the end.
+        # The place for the status is taken now, so that a full disk cannot keep us from writing it
+        # at the end.
         with open(self._path("status.next"), "wb") as file:
             file.write(b" " * STATUS_SIZE)
             os.fsync(file.fileno())
@@ -109,8 +122,9 @@ class Supervisor:
         self.deadline = float("inf")
         self.selector = selectors.DefaultSelector()
         self._catch_signals()
-        # The worker sends SIGTERM only when it sees this file: from here on it wakes us and does not kill us.
-        self.output = open(self._path("output"), "ab", buffering=0)
+        # The worker sends SIGTERM only when it sees this file: from here on it wakes us and does
+        # not kill us.
+        self.output = open(self._path("output"), "ab", buffering=0)  # noqa: SIM115
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -157,7 +171,8 @@ class Supervisor:
         def prepare() -> None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             try:
-                # When memory runs out the kernel shall choose the run, not the worker or the database server.
+                # When memory runs out the kernel shall choose the run, not the worker or the
+                # database server.
                 with open("/proc/self/oom_score_adj", "w") as file:
                     file.write("500")
             except OSError:
@@ -190,7 +205,9 @@ class Supervisor:
             )
 
     def _check(self, process: subprocess.Popen[bytes]) -> None:
-        """Look at the clock and at what the worker wants; signal when the next rung of the ladder is due."""
+        """Look at the clock and at what the worker wants; signal when the next rung of the ladder
+        is due.
+        """
         now = time.monotonic()
         if now >= self.next_tick:
             self.next_tick = now + TICK
@@ -227,21 +244,18 @@ class Supervisor:
 
     def _signal_all(self, number: int) -> None:
         for pid in descendants():
-            try:
+            # What changed its user (sudo) cannot be signalled by us.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
 
     def _pump(self, wait: float) -> bool:
-        """Move what the pipes hold into the output file; false when they are closed or nothing came."""
+        """Move what the pipes hold into the output file; false when nothing came."""
         moved = False
         for key, _events in self.selector.select(wait):
             if key.data is None:
                 self.next_tick = 0.0
-                try:
+                with contextlib.suppress(BlockingIOError):
                     os.read(key.fd, 4096)
-                except BlockingIOError:
-                    pass
                 continue
             try:
                 data = os.read(key.fd, CHUNK)
@@ -267,11 +281,13 @@ class Supervisor:
             self._begin("disk_full", 0.0)
 
     def _end_leftovers(self) -> None:
-        """Nothing the command left behind may go on: SIGTERM, what is left of the grace, SIGKILL until nobody is left."""
+        """Nothing the command left behind may go on: SIGTERM, what is left of the grace, SIGKILL
+        until nobody is left.
+        """
         until = self.ladder[-1][0] if self.ladder else time.monotonic() + LEFTOVER_GRACE
         if self._has_children():
             self._signal_all(signal.SIGTERM)
-        while self._has_children():
+        while self._has_children() and time.monotonic() < until + GIVE_UP:
             if time.monotonic() >= until:
                 self._signal_all(signal.SIGKILL)
             pause = time.monotonic() + 0.05

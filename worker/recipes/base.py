@@ -1,12 +1,14 @@
 """What a recipe is, and what it may ask of the run that executes it.
 
-A recipe is the built-in pipeline of one workflow type, used when the workflow's config has no ``steps``. It knows Odoo and
-git, and nothing about queues, leases, log shipping or processes: all of these it reaches through its ``Job``.
+A recipe is the built-in pipeline of one workflow type, used when the workflow's config has no
+``steps``. It knows Odoo and git, and nothing about queues, leases, log shipping or processes: all
+of these it reaches through its ``Job``.
 
-What ``execution.py`` does around a recipe, in this order: makes the work directory, starts the run, checks the repository
-out (``worker.checkout.fetch``), makes the run's database when ``needs_database`` (``worker.database.create``), calls
-``Recipe.run``, collects the artifacts of the config, drops the database, uploads the complete log, completes the run,
-removes the work directory. A recipe cleans up nothing of these itself.
+What ``execution.py`` does around a recipe, in this order: makes the work directory, starts the run,
+checks the repository out (``worker.checkout.fetch``), makes the run's database when
+``needs_database`` (``worker.database.create``), calls ``Recipe.run``, collects the artifacts of the
+config, drops the database, uploads the complete log, completes the run, removes the work directory.
+A recipe cleans up nothing of these itself.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from ..logs import LogLine
 class Outcome:
     """How a recipe ended.
 
-    ``exit_code`` 0 without ``error_code`` means success. ``error_code`` is a key of ``errors.ERROR_CODES``, ``error_message``
-    a sentence. ``metadata`` (JSON values) is merged into the run's metadata: test counts, failed tests, module versions.
+    ``exit_code`` 0 without ``error_code`` means success. ``error_code`` is a key of
+    ``errors.ERROR_CODES``, ``error_message`` a sentence. ``metadata`` (JSON values) is merged into
+    the run's metadata: test counts, failed tests, module versions.
     """
 
     exit_code: int | None = 0
@@ -37,7 +40,9 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Captured:
-    """The result of ``Job.capture``: exit code and both streams, decoded as UTF-8 with replacement, cut at the limit."""
+    """The result of ``Job.capture``: exit code and both streams, decoded as UTF-8 with replacement,
+    cut at the limit.
+    """
 
     exit_code: int
     stdout: str
@@ -50,18 +55,21 @@ class Job(abc.ABC):
     run_id: int
     epoch: int
     run_number: int
-    #: The snapshot of the claim: project, workflow, git_ref, git_commit, config, tool, trigger, metadata.
+    #: The snapshot of the claim: project, workflow, git_ref, git_commit, config, tool, trigger,
+    #: metadata.
     snapshot: Mapping[str, Any]
     #: The workflow config with all defaults filled in (``workflow.with_defaults``).
     config: Mapping[str, Any]
     #: Private directory (0700) of this run. Everything in it is removed when the run ends.
     workdir: Path
-    #: Where the repository is checked out (below ``workdir``). Default working directory of ``execute``.
+    #: Where the repository is checked out (below ``workdir``). Default working directory of
+    #: ``execute``.
     checkout_dir: Path
     #: Commit that was checked out, 40 hex digits; None while there is none.
     commit: str | None
-    #: Complete environment of the run's processes: PATH, HOME, LANG, TMPDIR, ODOOOPS_*, the config's env and, when the
-    #: run has a database, PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE. Nothing of the worker's own environment.
+    #: Complete environment of the run's processes: PATH, HOME, LANG, TMPDIR, ODOOOPS_*, the
+    #: config's env and, when the run has a database, PGHOST, PGPORT, PGUSER, PGPASSWORD,
+    #: PGDATABASE. Nothing of the worker's own environment.
     env: dict[str, str]
     #: ``database.RunDatabase`` of this run (name, role, password, host, port), or None.
     database: Any
@@ -72,7 +80,9 @@ class Job(abc.ABC):
 
     @abc.abstractmethod
     def step(self, name: str) -> AbstractContextManager[None]:
-        """Group everything logged inside under ``name``: marker lines, duration, ``metadata.step`` of each line."""
+        """Group everything logged inside under ``name``: marker lines, duration, ``metadata.step``
+        of each line.
+        """
 
     @abc.abstractmethod
     def execute(
@@ -85,14 +95,15 @@ class Job(abc.ABC):
         cwd: Path | None = None,
         on_line: Callable[[LogLine], None] | None = None,
     ) -> int:
-        """Run a process to its end through the executor, ship its output to the run's log, return its exit code.
+        """Run a process to its end through the executor, ship its output to the run's log, return
+        its exit code.
 
-        A process killed by signal n gives 128 + n. ``env`` is added to ``Job.env``; ``timeout`` (seconds) bounds this
-        process beside the whole run's timeout; ``name`` is used in messages (default: the step, else argv[0]).
-        ``on_line`` sees each line after parsing (level, logger, message without colour codes), in order, in the
-        calling thread; it must be quick.
-        Raises ``RunStopped`` when a timeout passed, the run was canceled or its lease was lost: let it pass.
-        Raises ``RunError('setup_error')`` when argv[0] cannot be started.
+        A process killed by signal n gives 128 + n. ``env`` is added to ``Job.env``; ``timeout``
+        (seconds) bounds this process beside the whole run's timeout; ``name`` is used in messages
+        (default: the step, else argv[0]). ``on_line`` sees each line after parsing (level, logger,
+        message without colour codes), in order, in the calling thread; it must be quick. Raises
+        ``RunStopped`` when a timeout passed, the run was canceled or its lease was lost: let it
+        pass. Raises ``RunError('setup_error')`` when argv[0] cannot be started.
         """
 
     @abc.abstractmethod
@@ -105,7 +116,9 @@ class Job(abc.ABC):
         cwd: Path | None = None,
         limit: int = 1 << 20,
     ) -> Captured:
-        """Like ``execute`` for short questions (``git rev-parse``): the output is returned and not put in the log."""
+        """Like ``execute`` for short questions (``git rev-parse``): the output is returned and not
+        put in the log.
+        """
 
     @abc.abstractmethod
     def log(self, level: str, message: str, **metadata: Any) -> None:
@@ -115,7 +128,9 @@ class Job(abc.ABC):
     def event(
         self, event_type: str, message: str, payload: Mapping[str, Any] | None = None
     ) -> None:
-        """Append an event (error, warning or info) to the run's event chain: few, for the history, not for output."""
+        """Append an event (error, warning or info) to the run's event chain: few, for the history,
+        not for output.
+        """
 
     @abc.abstractmethod
     def add_artifact(
@@ -127,14 +142,18 @@ class Job(abc.ABC):
         expire_in: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Store the file as artifact ``key`` of this run and record it. ``expire_in`` like "30 days".
+        """Store the file as artifact ``key`` of this run and record it. ``expire_in`` like "30
+        days".
 
-        ``content_type`` is guessed from the key when not given. Raises ``RunError`` when the file cannot be stored.
+        ``content_type`` is guessed from the key when not given. Raises ``RunError`` when the file
+        cannot be stored.
         """
 
 
 class Recipe(abc.ABC):
-    """The pipeline of one workflow type. Stateless: one object serves many runs at the same time in several threads."""
+    """The pipeline of one workflow type. Stateless: one object serves many runs at the same time in
+    several threads.
+    """
 
     #: Key of ``workflow.WORKFLOW_TYPES``.
     workflow_type: str
@@ -145,4 +164,6 @@ class Recipe(abc.ABC):
 
     @abc.abstractmethod
     def run(self, job: Job) -> Outcome:
-        """Do the work. Raise ``RunError(code, message)`` or return an ``Outcome`` that says what went wrong."""
+        """Do the work. Raise ``RunError(code, message)`` or return an ``Outcome`` that says what
+        went wrong.
+        """

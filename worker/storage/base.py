@@ -1,6 +1,8 @@
-"""The contract of an artifact store: bytes go in as a stream under a key and come out again under a URL.
+"""The contract of an artifact store: bytes go in as a stream under a key and come out again under a
+URL.
 
-Keys are relative paths of harmless characters, so that the same key works as a file name, in S3 and in a download.
+Keys are relative paths of harmless characters, so that the same key works as a file name, in S3 and
+in a download.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ MAX_KEY_LENGTH = 512
 
 
 class StorageError(Exception):
-    """The store refused or failed; the message is a sentence. The cause, if any, is an ``OSError``."""
+    """The store refused or failed; the message is a sentence, the cause may be an ``OSError``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredObject:
-    """What was stored: ``url`` to find it again, ``size_bytes``, ``checksum`` (SHA-256, hex) as computed on the way."""
+    """What was stored: ``url`` to find it again, ``size_bytes``, ``checksum`` (SHA-256, hex) as
+    computed on the way.
+    """
 
     url: str
     size_bytes: int
@@ -43,7 +47,9 @@ class ArtifactStore(abc.ABC):
 
     @abc.abstractmethod
     def put(self, key: str, source: BinaryIO) -> StoredObject:
-        """Store the bytes of ``source`` under ``key``, whole or not at all. What was there is replaced."""
+        """Store the bytes of ``source`` under ``key``, whole or not at all. What was there is
+        replaced.
+        """
 
     @abc.abstractmethod
     def open(self, url: str) -> BinaryIO:

@@ -1,7 +1,8 @@
-"""Artifact store in a directory of this host (or of a network file system that all workers and Odoo see).
+"""Artifact store in a directory of this host (or of a network file system that all workers and Odoo
+see).
 
-A file appears under its name only when it is complete and safe on the disk. Nothing is read or written outside the root, not
-even when somebody has placed symbolic links below it.
+A file appears under its name only when it is complete and safe on the disk. Nothing is read or
+written outside the root, not even when somebody has placed symbolic links below it.
 """
 
 from __future__ import annotations
