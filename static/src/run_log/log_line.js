@@ -1,0 +1,90 @@
+/**
+ * How a line of a log, as `ops.run.read_log` gives it, becomes what the viewer shows.
+ * Pure functions; nothing here asks the server or touches the page.
+ */
+
+const { DateTime } = luxon;
+
+/**
+ * Cut a message into pieces, those that match the search marked.
+ *
+ * @param {string} message
+ * @param {string} search plain text, any case; empty for none
+ * @returns {{text: string, hit: boolean}[]}
+ */
+export function splitMatches(message, search) {
+    if (!search) {
+        return [{ text: message, hit: false }];
+    }
+    const parts = [];
+    const haystack = message.toLowerCase();
+    const needle = search.toLowerCase();
+    // Some letters grow when lowered; then positions differ and marking would lie.
+    if (haystack.length !== message.length) {
+        return [{ text: message, hit: false }];
+    }
+    let from = 0;
+    for (let at = haystack.indexOf(needle); at >= 0; at = haystack.indexOf(needle, from)) {
+        if (at > from) {
+            parts.push({ text: message.slice(from, at), hit: false });
+        }
+        from = at + needle.length;
+        parts.push({ text: message.slice(at, from), hit: true });
+    }
+    if (from < message.length) {
+        parts.push({ text: message.slice(from), hit: false });
+    }
+    return parts;
+}
+
+/**
+ * @param {Object} line seq, timestamp (UTC, microseconds), log_level, message, step, logger
+ * @param {string} search
+ * @returns {Object} the line with `time` (HH:MM:SS.mmm in the user's zone), `title`, `parts`
+ */
+export function presentLine(line, search) {
+    const details = [`${line.timestamp.replace("T", " ").replace("Z", "")} UTC`];
+    for (const detail of [line.step, line.logger, line.stream]) {
+        if (detail) {
+            details.push(detail);
+        }
+    }
+    return {
+        ...line,
+        time: DateTime.fromISO(line.timestamp).toFormat("HH:mm:ss.SSS"),
+        title: details.join("\n"),
+        parts: splitMatches(line.message || "", search),
+    };
+}
+
+/**
+ * First line of the first block of errors behind the block that `current` lies in: the lines of
+ * one traceback count as one error.
+ *
+ * @param {{seq: number}[]} errors in order, all behind `current`
+ * @param {number} current
+ * @returns {{found: number|null, last: number}} `last` is where to read on when nothing is found
+ */
+export function nextErrorBlock(errors, current) {
+    let last = current;
+    for (const { seq } of errors) {
+        if (seq !== last + 1 || current === 0) {
+            return { found: seq, last: seq };
+        }
+        last = seq;
+    }
+    return { found: null, last };
+}
+
+/** 4.2 s, 1 min 05 s, 2 h 03 min */
+export function formatSeconds(seconds) {
+    if (seconds < 60) {
+        return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+    }
+    const whole = Math.round(seconds);
+    const pad = (number) => String(number).padStart(2, "0");
+    if (whole < 3600) {
+        return `${Math.floor(whole / 60)} min ${pad(whole % 60)} s`;
+    }
+    return `${Math.floor(whole / 3600)} h ${pad(Math.floor((whole % 3600) / 60))} min`;
+}
