@@ -36,7 +36,7 @@ WORKER_ID = text(64)
 LABELS = list_of(text(100), 100)
 EPOCH = integer(0)
 
-PAGE = {"cursor": optional(text(200)), "limit": optional(integer(1, 500))}
+PAGE = {"cursor": optional(text(200, minimum=0)), "limit": optional(integer(1, 500))}
 RUN = {"run_id": required(ID)}
 HELD_RUN = {**RUN, "epoch": required(EPOCH)}
 HOLDER = {"worker_id": optional(WORKER_ID), "epoch": optional(EPOCH)}
