@@ -150,10 +150,7 @@ def _home(owner):
         )
     programs_folder = home / "programs"
     if not programs_folder.is_dir():
-        unfinished = home / "programs.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(_packaged_programs(), unfinished, symlinks=True)
-        unfinished.rename(programs_folder)
+        _copy_programs(programs_folder)
     owner.give(home)
     return home
 
@@ -194,6 +191,21 @@ def _make_outside():
 
 def _trusted_users():
     return {0, _owner().uid}
+
+
+def _copy_programs(target):
+    """Copy the server out of the virtual environment, which may be out of its user's reach."""
+    packaged = _packaged_programs()
+    unfinished = target.with_name("programs.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    # The programs look for their libraries beside the package, relative to themselves.
+    package = packaged.parent
+    shutil.copytree(packaged, unfinished / package.name / packaged.name, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
+    (unfinished / "bin").symlink_to(os.path.join(package.name, packaged.name, "bin"))
+    unfinished.rename(target)
 
 
 def _packaged_programs():
