@@ -73,21 +73,11 @@ class RunDatabase:
 def name_prefix(control_plane: str) -> str:
     """Return what the names of all run databases of one control plane start with.
 
-    :param control_plane: what identifies the control plane, the same for all its workers (see
-        ``control_plane_identity``)
+    :param control_plane: names the control plane, the same for all its workers
+        (``ControlPlane.namespace``)
     """
     digest = hashlib.sha256(control_plane.encode()).hexdigest()[:8]
     return f"{NAME_START}{digest}_"
-
-
-def control_plane_identity(connection: Any) -> str:
-    """Return what identifies the control database of a connection: its cluster and its name.
-
-    Host and port would not do: workers on several hosts reach the same database by different ones.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT system_identifier, current_database() FROM pg_control_system()")
-        return "{}/{}".format(*cursor.fetchone())
 
 
 def create(dsn: str, prefix: str, run_id: int, epoch: int) -> RunDatabase:

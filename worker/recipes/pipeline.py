@@ -37,6 +37,8 @@ class Pipeline:
     #: those and all they depend on that lie in the repository, dependencies first
     addons: list[Addon] = dataclasses.field(default_factory=list)
     installation: Installation | None = None
+    #: {commit, subject, author_date}
+    commit: dict[str, str] = dataclasses.field(default_factory=dict)
     #: folder with links to the repository's modules
     links: Path | None = None
     #: what Odoo's environment has beside the job's
@@ -60,6 +62,7 @@ class Pipeline:
         :raises RunError: no_addons, unknown_module, syntax_error, missing_dependency, setup_error
         """
         with self.step("Modules"):
+            self.commit = dataclasses.asdict(describe(self.job))
             self._find_modules()
             self._check_sources()
         files = requirements.requirement_files(self.job.checkout_dir, self.addons)
@@ -207,7 +210,7 @@ class Pipeline:
         """Return what a run's metadata says about what it built."""
         versions = {addon.name: addon.version for addon in self.addons}
         return {
-            "commit": self.job.commit,
+            "commit": self.commit,
             "modules": {name: versions.get(name, "") for name in self.modules},
             "odoo_version": self.installation.odoo_version,
             "python_version": self.installation.python_version,
@@ -216,14 +219,13 @@ class Pipeline:
     def add_manifest(self, **more: Any) -> None:
         """Store manifest.json: what exactly was built, with what and how long it took."""
         job = self.job
-        commit = describe(job)
         content = {
             "run_id": job.run_id,
             "run_number": job.run_number,
             "project": job.snapshot["project"].get("slug"),
             "workflow_type": job.snapshot["workflow"].get("workflow_type"),
             "git_ref": job.snapshot.get("git_ref"),
-            "commit": dataclasses.asdict(commit),
+            "commit": self.commit,
             "requested_modules": self.modules,
             "modules": [
                 {

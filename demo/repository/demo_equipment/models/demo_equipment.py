@@ -39,8 +39,9 @@ class DemoEquipment(models.Model):
         for equipment in self:
             if equipment.state != "available":
                 raise UserError(
-                    self.env._("%s is not available, so it cannot go into maintenance.")
-                    % equipment.name
+                    self.env._(
+                        "%s is not available, so it cannot go into maintenance.", equipment.name
+                    )
                 )
         self.state = "maintenance"
 

@@ -11,7 +11,7 @@ class DemoEquipmentCategory(models.Model):
     _order = "name"
 
     name = fields.Char(required=True, translate=True)
-    equipment_ids = fields.One2many("demo.equipment", "category_id", string="Equipment")
+    equipment_ids = fields.One2many("demo.equipment", "category_id")
     equipment_count = fields.Integer(compute="_compute_equipment_count")
 
     @api.depends("equipment_ids")

@@ -36,8 +36,11 @@ class DemoEquipmentBooking(models.Model):
             other = self.search(booking._overlap_domain(), limit=1)
             if other:
                 raise ValidationError(
-                    self.env._("%(equipment)s is already booked for “%(purpose)s” at that time.")
-                    % {"equipment": booking.equipment_id.name, "purpose": other.name}
+                    self.env._(
+                        "%(equipment)s is already booked for “%(purpose)s” at that time.",
+                        equipment=booking.equipment_id.name,
+                        purpose=other.name,
+                    )
                 )
 
     @api.depends("start", "stop")
@@ -57,7 +60,7 @@ class DemoEquipmentBooking(models.Model):
         for booking in self:
             if booking.equipment_id.state != "available":
                 raise UserError(
-                    self.env._("%s is not available for booking.") % booking.equipment_id.name
+                    self.env._("%s is not available for booking.", booking.equipment_id.name)
                 )
         self.state = "confirmed"
 

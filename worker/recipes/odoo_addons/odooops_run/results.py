@@ -51,15 +51,15 @@ class Report:
                 record.update(file=place[0], line=place[1])
         record["traceback"] += traceback
         if self.current is None:
-            self.write(record)
+            self.append(record)
 
     def stop(self, discard=False):
         """End the current test. ``discard`` it when Odoo is going to repeat it."""
         record, self.current = self.current, None
         if record and not discard:
-            self.write(record | {"seconds": round(time.monotonic() - self.started, 6)})
+            self.append(record | {"seconds": round(time.monotonic() - self.started, 6)})
 
-    def write(self, record):
+    def append(self, record):
         """Append one line; each is complete on disk even when Odoo is killed in the next test."""
         with open(self.path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
