@@ -36,8 +36,6 @@ def odoo_environment(server, name):
         **server.environment(name),
         "PATH": os.pathsep.join(path),
         "PYTHONUNBUFFERED": "1",
-        # Where the web client and the worker both find what runs have produced.
-        "ODOOOPS_ARTIFACTS": str(paths.LOCAL / "artifacts"),
     }
 
 

@@ -40,6 +40,9 @@ class Apt:
             # Root's apt would change to the user _apt, which cannot enter private folders.
             "APT::Sandbox::User=",
             "Acquire::Languages=none",
+            # Container images switch apt's own cache off, which makes each call slow.
+            "Dir::Cache::pkgcache=pkgcache.bin",
+            "Dir::Cache::srcpkgcache=srcpkgcache.bin",
             f"Acquire::Retries={TRIES}",
         ]
         if self.sources is not None:

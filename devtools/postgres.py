@@ -50,12 +50,18 @@ class Server:
 
 def is_external():
     """Whether the PG* variables name a server to use instead of our own."""
+    if os.environ.get("PGPASSFILE") == str(paths.PGPASS):
+        # .local/run.env was read into this shell: the variables repeat what was chosen then.
+        return bool(state.load().get("external_server"))
     return any(os.environ.get(name) for name in CHOOSING_VARIABLES)
 
 
 def ensure_running():
     """Start our own server, or check the given one; return it."""
-    return _external() if is_external() else _own()
+    external = is_external()
+    server = _external() if external else _own()
+    state.save(external_server=external)
+    return server
 
 
 def run_sql(environment, statements):
@@ -79,7 +85,7 @@ def clean_environment():
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PG", "ODOO_", "OPENERP_"))
+        if not name.startswith(("PG", "ODOO_", "ODOOOPS_", "OPENERP_"))
         and name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     }
 

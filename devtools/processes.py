@@ -112,12 +112,17 @@ def recorded(name):
     return None
 
 
-def stop(name, grace):
-    """Stop a recorded service: ask, wait `grace` seconds, then kill. Return whether it ran."""
+def stop(name, grace, ask_again_after=None):
+    """Stop a recorded service: ask, wait `grace` seconds, then kill. Return whether it ran.
+
+    `ask_again_after`: seconds after which a second SIGTERM says that it shall hurry.
+    """
     process = recorded(name)
     if process is None:
         return False
     process.signal(signal.SIGTERM)
+    if ask_again_after is not None and not process.wait(ask_again_after):
+        process.signal(signal.SIGTERM)
     if not process.wait(grace):
         process.signal(signal.SIGKILL)
         process.wait(5)

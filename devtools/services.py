@@ -1,7 +1,6 @@
 """The two programs of a running OdooOps: the Odoo server and a worker."""
 
 import contextlib
-import shlex
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ FIRST_PORT = 8069
 READY_SECONDS = 120
 SERVER_GRACE = 15
 WORKER_GRACE = 30
+WORKER_PATIENCE = 3
 LOG_FILES = {SERVER: paths.LOGS / "odoo.log", WORKER: paths.LOGS / "worker.log"}
 LOG_LIMIT = 20_000_000  # bytes; a longer log is set aside at the next start
 
@@ -47,17 +47,13 @@ def server_url():
 
 def start_worker(server, name):
     """Start a worker that runs steps as processes of this user."""
-    for folder in ("artifacts", "work"):
-        paths.private_folder(paths.LOCAL / folder)
     _set_long_log_aside(LOG_FILES[WORKER])
     argv = database.odoo_argv(
         f"--addons-path={paths.ADDONS}",
         "ops_worker",
         "-d", name,
+        "-c", paths.ODOO_CONF,
         "--allow-process",
-        "--artifacts", paths.LOCAL / "artifacts",
-        "--work-dir", paths.LOCAL / "work",
-        "--odoo", shlex.join(database.odoo_argv()),
     )  # fmt: skip
     with step("Starting a worker"):
         process = processes.spawn(
@@ -75,10 +71,14 @@ def stop_all():
     """Stop worker and server; return the names of those that ran."""
     # The worker first: it still has something to say to the database.
     stopped = []
-    for name, grace in ((WORKER, WORKER_GRACE), (SERVER, SERVER_GRACE)):
+    # A worker lets its runs end at the first signal, and ends them at the second.
+    for name, grace, patience in (
+        (WORKER, WORKER_GRACE, WORKER_PATIENCE),
+        (SERVER, SERVER_GRACE, None),
+    ):
         if processes.recorded(name):
             with step(f"Stopping the {name if name == WORKER else 'Odoo server'}"):
-                processes.stop(name, grace)
+                processes.stop(name, grace, ask_again_after=patience)
             stopped.append(name)
     return stopped
 

@@ -122,7 +122,7 @@ def _pytest(server, name, arguments):
         "ODOOOPS_ODOO": shlex.join(database.odoo_argv()),
         "ODOOOPS_TEST_DIR": str(temporary),
         "ODOOOPS_TEST_RESULT": str(RESULT),
-        "ODOOOPS_ARTIFACTS": str(temporary / "artifacts"),
+        "ODOOOPS_REQUIRE": os.environ.get("ODOOOPS_REQUIRE", ""),
     }
     argv = [
         str(venv.python()), "-m", "pytest", "-p", "devtools.ops_pytest",
