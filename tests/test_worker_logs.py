@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from odoo.addons.odooops.worker.control.base import ControlPlaneUnavailable, Refused
+from odoo.addons.odooops.worker.errors import RunError
 from odoo.addons.odooops.worker.log_shipping import RunLog
 from odoo.addons.odooops.worker.logs import (
     MAX_LINE_BYTES,
@@ -179,3 +180,19 @@ class TestShipping(FolderCase):
         wait_for(self.received)
         self.assertEqual(self.received(), ["password ***"])
         self.assertNotIn(b"hunter22", gzip.decompress(self.log.finish().read_bytes()))
+
+
+class TestFullDisk(FolderCase):
+    def test_the_log_so_far_still_reaches_the_control_plane(self):
+        for name in ("run.log.gz", "log.spool"):
+            (self.folder / name).symlink_to("/dev/full")
+        server = LogServer()
+        log = RunLog(server, 1, 1, self.folder, 1)
+        log.start()
+        self.addCleanup(log.close)
+        with self.assertRaises(RunError) as caught:
+            log.write([LogLine(1, "info", "before")])
+        self.assertEqual(caught.exception.code, "disk_full")
+        log.write([LogLine(2, "info", "after")])
+        self.assertTrue(log.flush(lambda: False))
+        self.assertEqual([row["message"] for row in server.rows], ["before", "after"])

@@ -150,16 +150,13 @@ class Execution:
         if self.guard.stopped or self._tools.is_stopping():
             self._control.release_run(claim.run_id, self._tools.worker_id, claim.epoch)
             return None
+        # Before the first attempt: its reply may be the one that got lost.
         sent_at = time.monotonic()
-
-        def start() -> Started | Refused:
-            nonlocal sent_at
-            sent_at = time.monotonic()
-            return self._control.start_workflow_run(
+        reply = self.guard.insist(
+            lambda: self._control.start_workflow_run(
                 claim.run_id, self._tools.worker_id, claim.epoch
             )
-
-        reply = self.guard.insist(start)
+        )
         if isinstance(reply, Refused):
             _logger.info("Run %s was not started: %s", claim.run_id, reply)
             return None
