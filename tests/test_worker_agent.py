@@ -4,12 +4,19 @@ told.
 
 import gzip
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+from odoo import sql_db
+from odoo.tests.common import get_db_name
+
+from odoo.addons import odooops
 from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 
 from .test_worker_executor import running
-from .worker_common import KernelCase, wait_for
+from .worker_common import PATIENCE, KernelCase, wait_for
 
 
 class TestOneRun(KernelCase):
@@ -226,6 +233,31 @@ class TestStopping(KernelCase):
         original = self.worker_options
         self.worker_options = lambda: [o for o in original() if o != "--allow-process"]
         self.assertEqual(self.start_worker("--until-idle").wait(30), 2)
+
+
+class TestOdooCommand(KernelCase):
+    def test_odoo_ops_worker_takes_its_database_settings_from_odoos_configuration(self):
+        _name, info = sql_db.connection_info_for(get_db_name())
+        names = {"host": "db_host", "port": "db_port", "user": "db_user", "password": "db_password"}
+        lines = [f"{option} = {info[key]}" for key, option in names.items() if info.get(key)]
+        addons = Path(odooops.__path__[0]).parent
+        configuration = self.folder / "odoo.conf"
+        text = ["[options]", f"addons_path = {addons}", f"data_dir = {self.folder}", *lines, ""]
+        configuration.write_text("\n".join(text))
+        run_id = self.queue(self.make_workflow(steps=[{"name": "x", "run": "odoo --version"}]))
+        command = [sys.executable, "-m", "odoo", f"--addons-path={addons}", "ops_worker"]
+        options = ["-c", str(configuration), "-d", get_db_name(), "--allow-process", "--until-idle"]
+        subprocess.run(
+            [*command, *options, f"--labels={self.slug}"],
+            cwd=self.folder,
+            check=True,
+            timeout=PATIENCE,
+            capture_output=True,
+        )
+        self.assertEqual(self.run_row(run_id)["status"], "succeeded", self.messages(run_id))
+        self.assertTrue(any("19.0" in message for message in self.messages(run_id)))
+        store = self.folder / "odooops" / get_db_name() / "artifacts"
+        self.assertTrue((store / self.slug / str(run_id) / "run.log.gz").is_file())
 
 
 class TestConnectionLoss(KernelCase):

@@ -136,6 +136,7 @@ class KernelCase(FolderCase):
             "--reap-seconds=0.5",
             "--cancel-grace-seconds=1",
             "--log-level=warning",
+            f"--labels={self.slug}",
         ]
 
     def start_worker(self, *options):
@@ -176,6 +177,7 @@ class KernelCase(FolderCase):
             for table in tables:
                 cursor.execute(f"DELETE FROM {table} WHERE run_id IN ({runs})", [self.project_id])
             cursor.execute("DELETE FROM ops_run WHERE project_id = %s", [self.project_id])
+            cursor.execute("DELETE FROM ops_worker WHERE labels ? %s", [self.slug])
             for table in (*tables, "ops_run"):
                 cursor.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
         connection.close()

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 ENV_PREFIX = "ODOOOPS_"
+#: Folder of the folders that are not given.
+HOME = Path("~/.local/share/odooops")
 KINDS = ("daemon", "scheduled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,59}")
@@ -108,9 +110,9 @@ class Settings:
     #: Where the databases of runs are made. Its role needs CREATEDB and CREATEROLE.
     runs_dsn: str = _setting("", str, "libpq connection string of the server for run databases")
     #: The file store of artifacts; all workers and Odoo must see the same files.
-    artifacts: Path = _setting(Path("artifacts"), _path, "folder of the artifact store")
+    artifacts: Path = _setting(HOME / "artifacts", _path, "folder of the artifact store")
     #: Private folders of runs, removed at their end. Needs room for checkouts and filestores.
-    work_dir: Path = _setting(Path("work"), _path, "folder for the work directories of runs")
+    work_dir: Path = _setting(HOME / "work", _path, "folder for the work directories of runs")
     #: How many runs at the same time.
     capacity: int = _setting(2, _number(1, 100, int), "how many runs at the same time (1 to 100)")
     #: What this worker offers; a run that asks for more goes to another one.
@@ -191,7 +193,8 @@ def read_settings(
         except SettingsError as error:
             raise SettingsError(f"{source} {error}; it is {text!r}.") from error
     for name in ("artifacts", "work_dir"):
-        values[name] = Path(values.get(name) or getattr(Settings, name)).absolute()
+        path = Path(values.get(name) or getattr(Settings, name))
+        values[name] = path.expanduser().absolute()
     values["odoo"] = values.get("odoo") or find_odoo()
     values["runs_dsn"] = values.get("runs_dsn") or values.get("dsn", "")
     return Settings(**values)
