@@ -101,6 +101,10 @@ class Browser:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=SECONDS) as reply:
             page = next(target for target in json.load(reply) if target["type"] == "page")
         self._socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=SECONDS)
+        # The window's own size counts its frame too.
+        width, height = self._size
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.command("Emulation.setDeviceMetricsOverride", **metrics)
 
     def command(self, method, **params):
         """Send one command of the DevTools protocol and return its result."""
@@ -127,9 +131,7 @@ class Browser:
 
     def picture(self, path):
         """Save what the window shows."""
-        width, height = self._size
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        data = self.command("Page.captureScreenshot", format="png", clip=clip)["data"]
+        data = self.command("Page.captureScreenshot", format="png")["data"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(data))
 

@@ -118,8 +118,8 @@ class OpsRun(models.Model):
 
     @api.model
     def _group_expand_status(self, statuses, domain):
-        """Kanban shows every state as a column, empty ones too."""
-        return [status for status, _label in STATUSES]
+        """Kanban shows every state as a column, empty ones too; only "claimed" is over at once."""
+        return [name for name, _label in STATUSES if name != "claimed" or name in statuses]
 
     @api.depends("started_at", "finished_at")
     def _compute_duration(self):
@@ -166,9 +166,16 @@ class OpsRun(models.Model):
                 if tests.get(outcome)
             )
             failed = (run.metadata or {}).get("failed_tests") or []
-            run.failed_tests = "\n".join(
-                test if isinstance(test, str) else test.get("name", "") for test in failed
-            )
+            run.failed_tests = "\n".join(self._describe_failed_test(test) for test in failed)
+
+    @api.model
+    def _describe_failed_test(self, test):
+        """One line: which test, where it failed and why, as far as the worker said."""
+        if isinstance(test, str):
+            return test
+        name = test.get("name") or ".".join(filter(None, (test.get("class"), test.get("method"))))
+        place = ":".join(str(part) for part in (test.get("file"), test.get("line")) if part)
+        return "  ".join(filter(None, (name or test.get("id"), place, test.get("message"))))
 
     def _compute_artifact_count(self):
         counts = dict(
