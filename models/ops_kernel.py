@@ -144,9 +144,7 @@ class OpsKernel(models.AbstractModel):
         )
 
     def _execute(self, cr, function, arguments):
-        cr.execute(
-            SQL("SELECT set_config('odooops.user_id', %s, true)", str(self.env.uid or ""))
-        )
+        cr.execute(SQL("SELECT set_config('odooops.user_id', %s, true)", str(self.env.uid or "")))
         cr.execute(SQL("SELECT %s", self._invocation(function, arguments)))
         return cr.fetchone()[0]
 

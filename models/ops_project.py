@@ -88,8 +88,10 @@ class OpsProject(models.Model):
     @api.depends_context("uid")
     @api.depends("membership_ids.user_id", "membership_ids.role")
     def _compute_my_role(self):
-        memberships = self.env["ops.project.membership"].sudo().search(
-            [("project_id", "in", self.ids), ("user_id", "=", self.env.uid)]
+        memberships = (
+            self.env["ops.project.membership"]
+            .sudo()
+            .search([("project_id", "in", self.ids), ("user_id", "=", self.env.uid)])
         )
         role_by_project = {m.project_id.id: m.role for m in memberships}
         for project in self:

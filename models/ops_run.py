@@ -41,7 +41,11 @@ class OpsRun(models.Model):
         required=True, readonly=True, aggregator=None, help="Counts up within its project."
     )
     status = fields.Selection(
-        STATUSES, required=True, readonly=True, default="queued", group_expand="_group_expand_status"
+        STATUSES,
+        required=True,
+        readonly=True,
+        default="queued",
+        group_expand="_group_expand_status",
     )
     claimed_by = fields.Char("Worker", readonly=True)
     claimed_at = fields.Datetime(readonly=True)
@@ -61,7 +65,9 @@ class OpsRun(models.Model):
     )
     available_at = fields.Datetime(readonly=True, required=True)
     trigger = fields.Selection(TRIGGERS, required=True, readonly=True, default="manual")
-    retry_of = fields.Many2one("ops.run", readonly=True, ondelete="restrict", index="btree_not_null")
+    retry_of = fields.Many2one(
+        "ops.run", readonly=True, ondelete="restrict", index="btree_not_null"
+    )
     attempt = fields.Integer(readonly=True, required=True, default=1, aggregator=None)
     requested_by = fields.Many2one("res.users", readonly=True, ondelete="restrict")
     cancel_requested_at = fields.Datetime(readonly=True)
@@ -94,9 +100,7 @@ class OpsRun(models.Model):
         "A run has no such status.",
     )
     # The order of claiming within a project.
-    _claim = models.Index(
-        "(project_id, priority DESC, available_at, id) WHERE status = 'queued'"
-    )
+    _claim = models.Index("(project_id, priority DESC, available_at, id) WHERE status = 'queued'")
     _active = models.Index("(project_id) WHERE status IN ('claimed', 'running')")
     _project = models.Index("(project_id, run_number DESC)")
 

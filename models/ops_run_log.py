@@ -3,7 +3,6 @@
 from odoo import api, fields, models
 from odoo.tools import SQL
 
-
 LOG_LEVELS = [("debug", "Debug"), ("info", "Info"), ("warn", "Warning"), ("error", "Error")]
 
 
@@ -59,7 +58,7 @@ class OpsRunLog(models.Model):
             conditions.append(SQL("log_level = ANY(%s)", list(levels)))
         return self.env.execute_query_dict(
             SQL(
-                "SELECT seq, to_char(timestamp, 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS timestamp,"
+                'SELECT seq, to_char(timestamp, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') AS timestamp,'
                 " log_level, message, metadata ->> 'step' AS step,"
                 " metadata ->> 'logger' AS logger, metadata ->> 'stream' AS stream"
                 " FROM ops_run_log WHERE %s ORDER BY seq LIMIT %s",

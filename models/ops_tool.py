@@ -12,7 +12,7 @@ class OpsTool(models.Model):
     version = fields.Char(required=True)
     docker_image = fields.Char(required=True, help="Repository and tag, as docker pull takes them.")
     digest = fields.Char(
-        help="sha256:… of the image. A run records the digest that was registered when it was queued."
+        help="sha256:… of the image. A run records the digest registered when it was queued."
     )
     config = fields.Json()
     active = fields.Boolean(default=True)

@@ -67,7 +67,9 @@ class OpsUpgradeAcknowledgement(models.Model):
     _description = "Acknowledgement of an upgrade advisory"
     _order = "acknowledged_at desc, id desc"
 
-    advisory_id = fields.Many2one("ops.upgrade.advisory", required=True, ondelete="cascade", index=True)
+    advisory_id = fields.Many2one(
+        "ops.upgrade.advisory", required=True, ondelete="cascade", index=True
+    )
     project_id = fields.Many2one("ops.project", required=True, ondelete="cascade", index=True)
     acknowledged_by = fields.Many2one(
         "res.users", required=True, readonly=True, default=lambda self: self.env.user

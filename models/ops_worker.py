@@ -123,8 +123,12 @@ class OpsWorker(models.Model):
             return None
         if self.sudo().search_count([("health", "in", ["alive"])], limit=1):
             return None
-        if not self.env["ops.run"].sudo().search_count(
-            [("status", "=", "queued"), ("available_at", "<=", fields.Datetime.now())], limit=1
+        if (
+            not self.env["ops.run"]
+            .sudo()
+            .search_count(
+                [("status", "=", "queued"), ("available_at", "<=", fields.Datetime.now())], limit=1
+            )
         ):
             return None
         return self._launch_worker()

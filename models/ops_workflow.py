@@ -157,9 +157,7 @@ class OpsWorkflow(models.Model):
         """As :meth:`queue_run`; returns the kernel's reply, which says whether the run is new."""
         self.ensure_one()
         self.project_id._check_may("queue_run")
-        reply = self.env["ops.kernel"]._call_or_raise(
-            "queue_run", workflow_id=self.id, **arguments
-        )
+        reply = self.env["ops.kernel"]._call_or_raise("queue_run", workflow_id=self.id, **arguments)
         self.env["ops.worker"]._wake_scheduled_worker()
         return reply
 
