@@ -166,7 +166,8 @@ class OpsProject(models.Model):
         vals_list = super().copy_data(default)
         for project, vals in zip(self, vals_list, strict=True):
             vals.setdefault("slug", f"{project.slug}-copy")
-            vals["name"] = self.env._("%s (copy)", project.name)
+            if "name" not in (default or {}):
+                vals["name"] = self.env._("%s (copy)", project.name)
         return vals_list
 
     def _may(self, operation):

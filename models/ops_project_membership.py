@@ -23,29 +23,37 @@ class OpsProjectMembership(models.Model):
     @api.model_create_multi
     def create(self, vals_list):
         memberships = super().create(vals_list)
-        memberships._check_grant()
+        # Afterwards, because defaults may come from the context. Nobody can have raised himself:
+        # a second membership of the same user is refused, and a stranger may create none.
+        for membership in memberships:
+            self._check_grant(membership.project_id, membership.role)
         return memberships
 
     def write(self, vals):
-        self._check_grant()
+        # Judged before the change: whoever makes himself owner would be one afterwards.
+        for membership in self:
+            self._check_grant(membership.project_id, membership.role)
+            project_id = vals.get("project_id", membership.project_id.id)
+            self._check_grant(
+                self.env["ops.project"].browse(project_id), vals.get("role", membership.role)
+            )
         projects = self.project_id
         result = super().write(vals)
-        self._check_grant()
         (projects | self.project_id)._check_owner()
         return result
 
     def unlink(self):
-        self._check_grant()
+        for membership in self:
+            self._check_grant(membership.project_id, membership.role)
         projects = self.project_id
         result = super().unlink()
         projects.exists()._check_owner()
         return result
 
-    def _check_grant(self):
+    @api.model
+    def _check_grant(self, project, role):
         """Members are managed by administrators, owners by owners only."""
-        for membership in self:
-            is_owner = membership.role == "owner"
-            membership.project_id._check_may("manage_owners" if is_owner else "manage_members")
+        project._check_may("manage_owners" if role == "owner" else "manage_members")
 
 
 class OpsProject(models.Model):

@@ -13,7 +13,7 @@ from .roles import SENSITIVE_TYPES
 class OpsRunArtifact(models.Model):
     _name = "ops.run.artifact"
     _description = "Run artifact"
-    _order = "run_id desc, artifact_key"
+    _order = "run_id.id desc, artifact_key"
     _rec_name = "artifact_key"
 
     run_id = fields.Many2one("ops.run", required=True, readonly=True, ondelete="restrict")

@@ -15,7 +15,7 @@ EVENT_TYPES = [
 class OpsRunEvent(models.Model):
     _name = "ops.run.event"
     _description = "Run event"
-    _order = "run_id desc, seq"
+    _order = "run_id.id desc, seq"
     _log_access = False
 
     run_id = fields.Many2one("ops.run", required=True, readonly=True, ondelete="restrict")

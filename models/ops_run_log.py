@@ -9,7 +9,7 @@ LOG_LEVELS = [("debug", "Debug"), ("info", "Info"), ("warn", "Warning"), ("error
 class OpsRunLog(models.Model):
     _name = "ops.run.log"
     _description = "Run log line"
-    _order = "run_id desc, seq"
+    _order = "run_id.id desc, seq"
     _log_access = False
     _rec_name = "message"
 

@@ -140,7 +140,8 @@ class OpsWorkflow(models.Model):
     def copy_data(self, default=None):
         vals_list = super().copy_data(default)
         for workflow, vals in zip(self, vals_list, strict=True):
-            vals["name"] = self.env._("%s (copy)", workflow.name)
+            if "name" not in (default or {}):
+                vals["name"] = self.env._("%s (copy)", workflow.name)
         return vals_list
 
     def queue_run(self, **arguments):
