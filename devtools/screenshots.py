@@ -176,7 +176,7 @@ def failed_run(odoo):
     return runs[0]
 
 
-def take(names, folder, size, colour_scheme):
+def take(names, folder, size):
     """Take the named pictures into the folder."""
     odoo = Odoo(*settings())
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -184,9 +184,8 @@ def take(names, folder, size, colour_scheme):
         raise Problem("There is no chromium in PATH.")
     with contextlib.closing(Browser(program, *size)) as browser:
         browser.connect()
-        cookies = {"session_id": odoo.session_id, "color_scheme": colour_scheme}
-        for name, value in cookies.items():
-            browser.command("Network.setCookie", name=name, value=value, url=odoo.url)
+        session = {"name": "session_id", "value": odoo.session_id}
+        browser.command("Network.setCookie", url=odoo.url, **session)
         for name in names:
             path, selector = PICTURES.get(name, (name, ".o_action_manager .o_view_controller"))
             if "{failed_run}" in path:
@@ -206,12 +205,10 @@ def main(arguments=None):
     parser.add_argument("--folder", type=Path, default=IMAGES)
     parser.add_argument("--width", type=int, default=1440)
     parser.add_argument("--height", type=int, default=900)
-    parser.add_argument("--dark", action="store_true", help="in Odoo's dark colours")
     options = parser.parse_args(arguments)
     size = (options.width, options.height)
-    scheme = "dark" if options.dark else "bright"
     try:
-        take(options.names or list(PICTURES), options.folder, size, scheme)
+        take(options.names or list(PICTURES), options.folder, size)
     except (Problem, OSError) as problem:
         parser.exit(1, f"{problem}\n")
 

@@ -5,6 +5,9 @@
 
 const { DateTime } = luxon;
 
+/** What Odoo begins a line with and the viewer shows already: time, process, level, database. */
+const ODOO_PREFIX = /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ [A-Z]+ \S+ (?=\S+: )/;
+
 /**
  * Cut a message into pieces, those that match the search marked.
  *
@@ -40,7 +43,8 @@ export function splitMatches(message, search) {
 /**
  * @param {Object} line seq, timestamp (UTC, microseconds), log_level, message, step, logger
  * @param {string} search
- * @returns {Object} the line with `time` (HH:MM:SS.mmm in the user's zone), `title`, `parts`
+ * @returns {Object} the line with `time` (HH:MM:SS.mmm in the user's zone), `title`, `prefix`
+ *     (may be hidden) and `parts`. A search looks into the prefix too; then it is no prefix.
  */
 export function presentLine(line, search) {
     const details = [`${line.timestamp.replace("T", " ").replace("Z", "")} UTC`];
@@ -49,11 +53,14 @@ export function presentLine(line, search) {
             details.push(detail);
         }
     }
+    const message = line.message || "";
+    const prefix = search ? "" : ODOO_PREFIX.exec(message)?.[0] || "";
     return {
         ...line,
+        prefix,
         time: DateTime.fromISO(line.timestamp).toFormat("HH:mm:ss.SSS"),
         title: details.join("\n"),
-        parts: splitMatches(line.message || "", search),
+        parts: splitMatches(message.slice(prefix.length), search),
     };
 }
 

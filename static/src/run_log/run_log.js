@@ -37,7 +37,7 @@ export class RunLog extends Component {
         this.notification = useService("notification");
         this.scroller = useRef("scroller");
         this.state = useState(this.blank());
-        this.prefs = useState({ wrap: true });
+        this.prefs = useState({ wrap: true, raw: false });
         // Counts the windows: an answer that belongs to an older one is dropped.
         this.generation = 0;
         this.polls = 0;
@@ -426,7 +426,7 @@ export class RunLog extends Component {
     scrollToLine(line) {
         const row = this.row(line);
         if (row) {
-            const top = row.offsetTop - this.scroller.el.clientHeight / 3;
+            const top = row.offsetTop - this.scroller.el.clientHeight / 6;
             this.scroller.el.scrollTop = Math.max(0, top);
         }
     }
