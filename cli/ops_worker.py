@@ -1,5 +1,4 @@
-"""``odoo ops_worker -d DATABASE --allow-process``: a worker beside Odoo, with Odoo's own database
-settings.
+"""``odoo ops_worker -d DATABASE --allow-process``: a worker with Odoo's database settings.
 
 Only the configuration is read through Odoo; the worker then works on connections of its own and no
 registry is loaded.
@@ -17,9 +16,7 @@ from odoo.tools import config
 
 
 def connection_string(database: str) -> str:
-    """The libpq connection string of ``database`` by Odoo's configuration; the rest comes from PG*
-    variables.
-    """
+    """The connection string of ``database`` by Odoo's configuration, completed by PG* variables."""
     settings = {
         "host": config["db_host"],
         "port": config["db_port"],
@@ -32,7 +29,7 @@ def connection_string(database: str) -> str:
     )
 
 
-def odoo_command(options: argparse.Namespace) -> tuple[str, ...]:
+def odoo_command() -> tuple[str, ...]:
     """The command this process was started with, without its arguments."""
     script = Path(sys.argv[0])
     start = ["-m", "odoo"] if script.name == "__main__.py" else [str(script.absolute())]
@@ -66,7 +63,7 @@ class OpsWorker(Command):
             "dsn": connection_string(options.database),
             "artifacts": folder / "artifacts",
             "work_dir": folder / "work",
-            "odoo": odoo_command(options),
+            "odoo": odoo_command(),
         }
         try:
             settings = worker_settings.read_settings(options, os.environ, defaults)

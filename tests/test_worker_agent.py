@@ -1,6 +1,4 @@
-"""Workers as real processes against the real kernel: nothing lost, nothing done twice, every end
-told.
-"""
+"""Workers as real processes, a real kernel: nothing lost, nothing done twice, every end told."""
 
 import gzip
 import signal

@@ -1,6 +1,4 @@
-"""The contract of executors, driven with real processes: output, ends of all kinds, nothing left
-behind.
-"""
+"""The contract of executors, with real processes: output, all kinds of ends, no leftovers."""
 
 import os
 import shutil

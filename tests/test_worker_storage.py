@@ -1,6 +1,4 @@
-"""The file store and the collection of artifacts: whole files, true checksums, no way out of the
-root.
-"""
+"""The file store and the collection of artifacts: whole files, true checksums, no way out."""
 
 import hashlib
 import io

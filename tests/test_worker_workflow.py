@@ -1,6 +1,4 @@
-"""The workflow config: what is refused, with which path and reason, and which defaults are filled
-in.
-"""
+"""The workflow config: what is refused, with path and reason, and the defaults."""
 
 import json
 import unittest

@@ -1,6 +1,4 @@
-"""What the worker's tests share: the database under test, projects with real runs, workers as real
-processes.
-"""
+"""What the worker's tests share: the database, projects with real runs, real workers."""
 
 import contextlib
 import os
@@ -50,8 +48,9 @@ class FolderCase(unittest.TestCase):
 
 
 class KernelCase(FolderCase):
-    """A test against the real kernel. It commits, as other processes must see it, and removes what
-    it made.
+    """A test against the real kernel.
+
+    It commits, as other processes must see it, and removes what it made.
     """
 
     max_running = 1000

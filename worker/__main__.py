@@ -1,5 +1,6 @@
-"""``python -m worker``: a worker without Odoo, for a build host. Started from the folder that holds
-this package.
+"""``python -m worker``: a worker without Odoo, for a build host.
+
+Started from the folder that holds this package.
 """
 
 from __future__ import annotations

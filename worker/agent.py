@@ -1,5 +1,6 @@
-"""The worker process: claims runs, executes them, keeps their leases, cleans up. The protocol in
-plain words:
+"""The worker process: claims runs, executes them, keeps their leases, cleans up.
+
+The protocol in plain words:
 
 A worker is one process with an identity of its own, a UUID made at its start: a restarted worker is
 another worker, so what the old one left behind cannot look alive. It registers with its labels and
@@ -80,8 +81,9 @@ STOPPED = "The worker was stopped before the run had ended."
 
 
 class Agent:
-    """One worker process. ``run`` returns when it has ended; its loops are the methods below
-    ``run``, one each.
+    """One worker process.
+
+    ``run`` returns when it has ended; its loops are the methods below ``run``, one each.
     """
 
     def __init__(self, settings: Settings, control: ControlPlane | None = None) -> None:
@@ -97,8 +99,9 @@ class Agent:
         self._signals = 0
 
     def run(self) -> None:
-        """Work until a signal or idleness ends it. Raises ``ControlPlaneError`` when it cannot even
-        begin.
+        """Work until a signal or idleness ends it.
+
+        Raises ``ControlPlaneError`` when it cannot even begin.
         """
         executor = ProcessExecutor(self.settings.allow_process)
         self.settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -329,9 +332,7 @@ class Agent:
 
 
 def main(settings: Settings, setup_logging: bool = True) -> int:
-    """Run an agent until it ends; the exit code of the program: 0 ended, 2 settings, 3 control
-    plane away.
-    """
+    """Run an agent to its end; return the exit code (2 wrong settings, 3 control plane away)."""
     if setup_logging:
         logging.basicConfig(
             level=settings.log_level.upper(),

@@ -121,8 +121,9 @@ class ArtifactRecorder:
         expire_in: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Artifact:
-        """Store ``path`` under ``key``. Raises ``RunError``, and ``ControlPlaneUnavailable`` from
-        the recording.
+        """Store ``path`` under ``key``.
+
+        Raises ``RunError``, and ``ControlPlaneUnavailable`` from the recording.
         """
         stored = None
         try:

@@ -31,8 +31,7 @@ ERROR_CODES: dict[str, str] = {
 
 
 class RunError(Exception):
-    """The run ends as failed with ``code`` (a key of ``ERROR_CODES``) and ``message`` (a sentence
-    for the user).
+    """The run fails with ``code`` (of ``ERROR_CODES``) and ``message`` (a sentence for people).
 
     ``exit_code`` is reported beside it; it defaults to 1, since zero means success.
     """

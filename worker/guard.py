@@ -1,5 +1,4 @@
-"""What the agent and the thread of one run tell each other: the lease, and that the work must stop,
-and why.
+"""What agent and thread of one run tell each other: the lease, and why the work must stop.
 
 The worker never trusts that it still owns a run: it counts its lease on the host's monotonic clock
 from before the renewing call was sent, takes off a margin for killing, and stops by itself when
@@ -96,9 +95,7 @@ class RunGuard:
             self._woken.wait(seconds)
 
     def insist(self, call: Callable[[], T], until: float | None = None) -> T:
-        """Repeat ``call`` while the control plane is away, as long as the lease (or ``until``)
-        lasts.
-        """
+        """Repeat ``call`` while the control plane is away, as long as the lease or ``until``."""
         pause = 0.25
         while True:
             try:

@@ -173,9 +173,7 @@ class RunJob(Job):
         self._guard.insist(add)
 
     def _write_quietly(self, message: str, metadata: dict[str, Any]) -> None:
-        """Write a line at the end of a step that may be failing: the cause of that must not be
-        covered.
-        """
+        """Write a line at the end of a step that may be failing, without covering the cause."""
         try:
             self.log("info", message, **metadata)
         except RunError as error:

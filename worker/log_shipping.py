@@ -1,5 +1,4 @@
-"""The way of a run's log lines to the control plane: the complete log, the spool on disk, the
-sending thread.
+"""The way of a run's log lines: complete log, spool on disk, sending thread.
 
 See ``logs.py`` for how lines are made. The run's thread writes, one thread per run sends; they meet
 at a condition.
@@ -40,9 +39,7 @@ DISK_FULL = "The worker's disk is full: the log of the run could not be written.
 
 
 class AppendFile:
-    """A file that only grows, which survives a full disk: what does not fit waits in memory for a
-    second try.
-    """
+    """A file that only grows and survives a full disk: what does not fit waits in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,9 +91,7 @@ class AppendFile:
 
 
 class RunLog:
-    """The log of one run: ``write`` lines, ``flush`` before the end, ``finish`` for the complete
-    log's file.
-    """
+    """The log of one run: ``write`` lines, ``flush`` at the end, ``finish`` the complete log."""
 
     def __init__(
         self, control: ControlPlane, run_id: int, epoch: int, directory: Path, next_seq: int
@@ -128,8 +123,9 @@ class RunLog:
         self._thread.start()
 
     def write(self, lines: Sequence[LogLine]) -> None:
-        """Append lines. Raises ``RunError('disk_full')`` once, at the first line the disk does not
-        take.
+        """Append lines.
+
+        Raises ``RunError('disk_full')`` once, at the first line the disk does not take.
         """
         if not lines:
             return
@@ -148,9 +144,7 @@ class RunLog:
                 raise RunError("disk_full", DISK_FULL)
 
     def flush(self, give_up: Callable[[], bool]) -> bool:
-        """Wait until all lines have arrived; false when that became impossible or ``give_up()``
-        said so.
-        """
+        """Wait until all lines have arrived; false when impossible or ``give_up()`` said so."""
         with self._condition:
             self._hurry = True
             self._condition.notify_all()
@@ -269,8 +263,7 @@ class RunLog:
             self.refused = reply
 
     def _replace_line(self, message: str) -> None:
-        """Send ``message`` in place of the first unsent line; when even that is refused, sending
-        ends.
+        """Send ``message`` in place of the first unsent line; if even that is refused, give up.
 
         When the control plane is away just now, the same line is tried, refused and replaced again
         later.

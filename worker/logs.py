@@ -1,5 +1,4 @@
-"""From the raw output of processes to the run's log: lines, levels, the complete log file, the way
-to the control plane.
+"""From the raw output of processes to the lines of a run's log.
 
 Nothing gets lost on that way. Each line is written to two files first: the complete log
 (compressed, colour codes kept, later an artifact) and a spool. A thread of its own sends the spool
@@ -64,8 +63,7 @@ class LogLine:
         }
 
     def to_text(self) -> str:
-        """The line as it stands in the complete log: time, level, stream, step and text, separated
-        by tabs.
+        """The line in the complete log: time, level, stream, step and text, separated by tabs.
 
         Line n of that file is the line with sequence number n in the control plane.
         """
@@ -80,15 +78,14 @@ def strip_ansi(text: str) -> str:
 
 
 def clean_text(data: bytes) -> str:
-    """Decode UTF-8; bytes that are none become U+FFFD, NUL (which PostgreSQL cannot store) becomes
-    U+2400.
-    """
+    """Decode UTF-8; what is none becomes U+FFFD, NUL (unknown to PostgreSQL) U+2400."""
     return data.decode("utf-8", "replace").replace("\0", "\u2400")
 
 
 def clean_json(value: Any) -> Any:
-    """A copy of ``value`` that PostgreSQL takes as jsonb: no NUL, no lone surrogates, no NaN;
-    unknown types as text.
+    """A copy of ``value`` that PostgreSQL takes as jsonb.
+
+    NUL and lone surrogates are replaced, NaN becomes null, unknown types become text.
     """
     if value is None or isinstance(value, (bool, int)):
         return value
@@ -202,8 +199,9 @@ class OutputParser:
 
 
 class Masker:
-    """Replaces secret values by asterisks. Values under six characters are left alone: they would
-    hit innocent text.
+    """Replaces secret values by asterisks.
+
+    Values under six characters are left alone: they would hit innocent text.
     """
 
     MIN_LENGTH = 6

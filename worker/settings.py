@@ -174,8 +174,7 @@ def read_settings(
     environment: Mapping[str, str],
     defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
-    """Settings from parsed options, then the environment, then ``defaults``, then what the class
-    says.
+    """Settings from options, then environment, then ``defaults``, then the class.
 
     Raises ``SettingsError`` with a sentence for the first wrong value.
     """
@@ -201,9 +200,7 @@ def read_settings(
 
 
 def find_odoo() -> tuple[str, ...]:
-    """The command that starts Odoo here: the ``odoo`` script of this Python or of PATH, else the
-    module.
-    """
+    """The command that starts Odoo: a script beside this Python or in PATH, else the module."""
     beside = Path(sys.executable).with_name("odoo")
     script = str(beside) if beside.is_file() else shutil.which("odoo") or shutil.which("odoo-bin")
     return (sys.executable, script) if script else (sys.executable, "-m", "odoo")

@@ -1,5 +1,4 @@
-"""The configuration of a workflow, version 1: its JSON Schema, its defaults and what is wrong with
-a given one.
+"""The configuration of a workflow, version 1: JSON Schema, defaults, and what is wrong.
 
 The control plane refuses a wrong configuration when it is saved, the worker reads it from a run's
 snapshot. Both use this module, so it may depend on nothing but jsonschema. ``CONFIG_SCHEMA`` is
@@ -181,9 +180,7 @@ _TYPE_NAMES = {
 
 
 class ConfigProblem(NamedTuple):
-    """One thing wrong with a config: where (``steps[0].run``; empty for the whole) and why, as the
-    end of a sentence.
-    """
+    """One thing wrong: where (``steps[0].run``; empty for the whole), why (end of a sentence)."""
 
     path: str
     reason: str
@@ -193,9 +190,7 @@ class ConfigProblem(NamedTuple):
 
 
 def validate_config(workflow_type: str, config: Any) -> list[ConfigProblem]:
-    """Return all problems of ``config``, sorted by path; an empty list when it may be saved and
-    run.
-    """
+    """Return all problems of ``config``, sorted by path; none when it may be saved and run."""
     problems = set()
     if workflow_type not in WORKFLOW_TYPES:
         problems.add(ConfigProblem("", f"is of the unknown type {workflow_type!r}"))
@@ -227,8 +222,9 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def expire_seconds(expire_in: str) -> int:
-    """Seconds of a duration like ``30 days``; a month counts 30 days, a year 365. Raises
-    ValueError.
+    """Seconds of a duration like ``30 days``; a month counts 30 days, a year 365.
+
+    Raises ValueError.
     """
     match = re.match(_EXPIRE_IN, expire_in)
     if not match:

@@ -16,9 +16,7 @@ from typing import Any
 
 
 class ControlPlaneError(Exception):
-    """The control plane answered something that no retry will mend: a missing function, a denied
-    login.
-    """
+    """The control plane gave an answer that no retry mends: missing function, denied login."""
 
 
 class ControlPlaneUnavailable(ControlPlaneError):
@@ -27,8 +25,9 @@ class ControlPlaneUnavailable(ControlPlaneError):
 
 @dataclasses.dataclass(frozen=True)
 class Refused:
-    """The control plane said no. ``code`` as in the contract (stale_epoch, log_gap, …), ``error``
-    is a sentence.
+    """The control plane said no.
+
+    ``code`` as in the contract (stale_epoch, log_gap, …), ``error`` is a sentence.
     """
 
     code: str
@@ -41,8 +40,9 @@ class Refused:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A run this worker holds. ``epoch`` is the fencing token, ``lease_seconds`` how long the claim
-    is good for.
+    """A run this worker holds.
+
+    ``epoch`` is the fencing token, ``lease_seconds`` how long the claim is good for.
     """
 
     run_id: int
@@ -101,9 +101,7 @@ class ControlPlane(abc.ABC):
 
     @abc.abstractmethod
     def namespace(self) -> str:
-        """A short name (letters and digits) of this control plane, for what several of them share:
-        a server, a disk.
-        """
+        """A short name (letters and digits) of the control plane, for what several share."""
 
     @abc.abstractmethod
     def register_worker(
@@ -184,8 +182,9 @@ class ControlPlane(abc.ABC):
     def listen(
         self, stop: threading.Event, queue: threading.Event, cancel: threading.Event
     ) -> None:
-        """Set ``queue`` and ``cancel`` when something may be new, until ``stop`` is set. Runs in a
-        thread of its own.
+        """Set ``queue`` and ``cancel`` when something may be new, until ``stop`` is set.
+
+        Runs in a thread of its own.
 
         It only makes things faster: the caller polls anyway.
         """

@@ -1,5 +1,4 @@
-"""The contract of an executor: start a process so that it outlives the worker, follow it, stop it,
-adopt it again.
+"""The contract of an executor: processes that outlive the worker, and their adoption.
 
 An executor never reads the queue and never raises for what the started program does; its
 ``ProcessStatus`` tells. Every call takes a handle that can be written down (``Handle.to_dict``) and
@@ -20,9 +19,7 @@ class ExecutorError(Exception):
 
 
 class Chunk(NamedTuple):
-    """A piece of output as it was read: stream is stdout or stderr, timestamp is microseconds since
-    the epoch.
-    """
+    """A piece of output: stdout or stderr, microseconds since the epoch, bytes."""
 
     stream: str
     timestamp: int
@@ -48,9 +45,7 @@ class ProcessSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Handle:
-    """How to find a started process again: its directory and the supervising process (pid and its
-    start time).
-    """
+    """How to find a process again: its directory, its supervisor's pid and start time."""
 
     executor: str
     directory: Path
@@ -95,37 +90,36 @@ class ProcessStatus:
 
 
 class Executor(abc.ABC):
-    """See the module's docstring. All methods may be called from any thread; one handle is used by
-    one thread.
+    """See the module's docstring.
+
+    All methods may be called from any thread; one handle is used by one thread.
     """
 
     name: str
 
     @abc.abstractmethod
     def start(self, spec: ProcessSpec, directory: Path) -> Handle:
-        """Start ``spec``, keeping records in ``directory`` (made, must not exist). Raises
-        ``ExecutorError``.
+        """Start ``spec``, keeping records in ``directory`` (made, must not exist).
+
+        Raises ``ExecutorError``.
         """
 
     @abc.abstractmethod
     def adopt(self, data: Mapping[str, Any]) -> Handle:
-        """Return a usable handle from ``Handle.to_dict``'s result, made by another process. Raises
-        ``ExecutorError``.
+        """Return a usable handle from ``Handle.to_dict``'s result, made by another process.
+
+        Raises ``ExecutorError``.
         """
 
     @abc.abstractmethod
     def poll(self, handle: Handle) -> ProcessStatus | None:
-        """None while the process or its output is still alive; after the end always the same
-        status.
-        """
+        """None while the process or its output lives; after the end always the same status."""
 
     @abc.abstractmethod
     def read_output(
         self, handle: Handle, offset: int, limit: int = 1 << 20
     ) -> tuple[list[Chunk], int]:
-        """Chunks written since ``offset`` (0 at first), about ``limit`` bytes at most, and the next
-        offset.
-        """
+        """Chunks since ``offset`` (0 at first), about ``limit`` bytes, and the new offset."""
 
     @abc.abstractmethod
     def renew(self, handle: Handle, deadline: float) -> None:
@@ -133,8 +127,9 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def stop(self, handle: Handle, grace: float) -> None:
-        """Ask for the end: SIGINT, SIGTERM, SIGKILL to everything it started, within ``grace``
-        seconds. Returns at once.
+        """Ask everything it started to end, by SIGINT, SIGTERM, SIGKILL; returns at once.
+
+        ``grace`` is the time in seconds from the first to the last.
 
         ``grace`` 0 kills at once. Has no effect on an ended process.
         """

@@ -31,8 +31,9 @@ _STREAMS = {1: "stdout", 2: "stderr"}
 
 
 class ProcessExecutor(Executor):
-    """Local processes without isolation. ``allow`` must be given as true: it is the operator's
-    explicit choice.
+    """Local processes without isolation.
+
+    ``allow`` must be given as true: it is the operator's explicit choice.
     """
 
     name = "process"
@@ -183,8 +184,7 @@ class ProcessExecutor(Executor):
 
 
 def kill_marked(directory: Path) -> int:
-    """Kill every process that carries the mark of ``directory`` in its environment; return how many
-    there were.
+    """Kill every process whose environment has the mark of ``directory``; return their number.
 
     Only needed when a supervisor itself was killed: otherwise it leaves nobody behind.
     """
@@ -208,6 +208,7 @@ def kill_marked(directory: Path) -> int:
 
 def _start_time(pid: int) -> str | None:
     """When the process was started, in ticks since boot: with the pid it names a process for good.
+
     None when it is gone.
     """
     try:

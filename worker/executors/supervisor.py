@@ -78,9 +78,7 @@ def descendants() -> list[int]:
 
 
 def _oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for want of memory (0 when it
-    cannot be known).
-    """
+    """How many processes of this control group died for want of memory (0 when unknown)."""
     try:
         with open("/proc/self/cgroup") as file:
             paths = [line.strip().split(":", 2) for line in file]
@@ -101,9 +99,7 @@ def _oom_kills() -> int:
 
 
 class Supervisor:
-    """State of the one command: the process, its pipes, the output file, and why it is being
-    stopped.
-    """
+    """The one command: its process, its pipes, its output file, and why it is being stopped."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
@@ -205,9 +201,7 @@ class Supervisor:
             )
 
     def _check(self, process: subprocess.Popen[bytes]) -> None:
-        """Look at the clock and at what the worker wants; signal when the next rung of the ladder
-        is due.
-        """
+        """Look at the clock and the worker's wishes; signal when the next rung is due."""
         now = time.monotonic()
         if now >= self.next_tick:
             self.next_tick = now + TICK
@@ -281,9 +275,7 @@ class Supervisor:
             self._begin("disk_full", 0.0)
 
     def _end_leftovers(self) -> None:
-        """Nothing the command left behind may go on: SIGTERM, what is left of the grace, SIGKILL
-        until nobody is left.
-        """
+        """End what the command left behind: SIGTERM, the rest of the grace, SIGKILL."""
         until = self.ladder[-1][0] if self.ladder else time.monotonic() + LEFTOVER_GRACE
         if self._has_children():
             self._signal_all(signal.SIGTERM)

@@ -40,9 +40,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Captured:
-    """The result of ``Job.capture``: exit code and both streams, decoded as UTF-8 with replacement,
-    cut at the limit.
-    """
+    """The result of ``Job.capture``: exit code and both streams as text, cut at the limit."""
 
     exit_code: int
     stdout: str
@@ -80,9 +78,7 @@ class Job(abc.ABC):
 
     @abc.abstractmethod
     def step(self, name: str) -> AbstractContextManager[None]:
-        """Group everything logged inside under ``name``: marker lines, duration, ``metadata.step``
-        of each line.
-        """
+        """Group what is logged inside under ``name``: marker lines, duration, ``metadata.step``."""
 
     @abc.abstractmethod
     def execute(
@@ -95,8 +91,7 @@ class Job(abc.ABC):
         cwd: Path | None = None,
         on_line: Callable[[LogLine], None] | None = None,
     ) -> int:
-        """Run a process to its end through the executor, ship its output to the run's log, return
-        its exit code.
+        """Run a process to its end, ship its output to the run's log, return its exit code.
 
         A process killed by signal n gives 128 + n. ``env`` is added to ``Job.env``; ``timeout``
         (seconds) bounds this process beside the whole run's timeout; ``name`` is used in messages
@@ -116,9 +111,7 @@ class Job(abc.ABC):
         cwd: Path | None = None,
         limit: int = 1 << 20,
     ) -> Captured:
-        """Like ``execute`` for short questions (``git rev-parse``): the output is returned and not
-        put in the log.
-        """
+        """Like ``execute`` for short questions (``git rev-parse``): returns the output."""
 
     @abc.abstractmethod
     def log(self, level: str, message: str, **metadata: Any) -> None:
@@ -128,9 +121,7 @@ class Job(abc.ABC):
     def event(
         self, event_type: str, message: str, payload: Mapping[str, Any] | None = None
     ) -> None:
-        """Append an event (error, warning or info) to the run's event chain: few, for the history,
-        not for output.
-        """
+        """Append an event to the run's chain: for history, not for output."""
 
     @abc.abstractmethod
     def add_artifact(
@@ -142,8 +133,9 @@ class Job(abc.ABC):
         expire_in: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Store the file as artifact ``key`` of this run and record it. ``expire_in`` like "30
-        days".
+        """Store the file as artifact ``key`` of this run and record it.
+
+        ``expire_in`` like "30 days".
 
         ``content_type`` is guessed from the key when not given. Raises ``RunError`` when the file
         cannot be stored.
@@ -151,8 +143,9 @@ class Job(abc.ABC):
 
 
 class Recipe(abc.ABC):
-    """The pipeline of one workflow type. Stateless: one object serves many runs at the same time in
-    several threads.
+    """The pipeline of one workflow type.
+
+    Stateless: one object serves many runs at the same time in several threads.
     """
 
     #: Key of ``workflow.WORKFLOW_TYPES``.
@@ -164,6 +157,7 @@ class Recipe(abc.ABC):
 
     @abc.abstractmethod
     def run(self, job: Job) -> Outcome:
-        """Do the work. Raise ``RunError(code, message)`` or return an ``Outcome`` that says what
-        went wrong.
+        """Do the work.
+
+        Raise ``RunError(code, message)`` or return an ``Outcome`` that says what went wrong.
         """

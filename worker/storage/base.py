@@ -1,5 +1,4 @@
-"""The contract of an artifact store: bytes go in as a stream under a key and come out again under a
-URL.
+"""The contract of an artifact store: bytes go in under a key and come out under a URL.
 
 Keys are relative paths of harmless characters, so that the same key works as a file name, in S3 and
 in a download.
@@ -22,9 +21,7 @@ class StorageError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class StoredObject:
-    """What was stored: ``url`` to find it again, ``size_bytes``, ``checksum`` (SHA-256, hex) as
-    computed on the way.
-    """
+    """What was stored: ``url``, ``size_bytes`` and ``checksum`` (SHA-256, hex) as computed."""
 
     url: str
     size_bytes: int
@@ -47,8 +44,9 @@ class ArtifactStore(abc.ABC):
 
     @abc.abstractmethod
     def put(self, key: str, source: BinaryIO) -> StoredObject:
-        """Store the bytes of ``source`` under ``key``, whole or not at all. What was there is
-        replaced.
+        """Store the bytes of ``source`` under ``key``, whole or not at all.
+
+        What was there is replaced.
         """
 
     @abc.abstractmethod

@@ -1,5 +1,4 @@
-"""Artifact store in a directory of this host (or of a network file system that all workers and Odoo
-see).
+"""Artifact store in a directory, which may be a network file system all hosts see.
 
 A file appears under its name only when it is complete and safe on the disk. Nothing is read or
 written outside the root, not even when somebody has placed symbolic links below it.
