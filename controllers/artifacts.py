@@ -27,6 +27,7 @@ class OpsArtifacts(http.Controller):
         auth="public",
         methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         csrf=False,
+        readonly=True,
         save_session=False,
     )
     def download(self, artifact_id, **_query):
@@ -56,6 +57,8 @@ def _download(artifact_id):
         raise RpcError(
             "not_found", f"{artifact.artifact_key} is not in the artifact store any more."
         ) from error
+    except AccessError as error:  # A place outside the store; which one is nobody's business.
+        raise RpcError("forbidden", FORBIDDEN) from error
     stat = path.stat()
     # Not Stream.from_path, which serves files of addons only.
     stream = http.Stream(

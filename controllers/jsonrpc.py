@@ -36,6 +36,7 @@ class OpsJsonRpc(http.Controller):
         type="ops_rpc",
         auth="none",
         methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+        readonly=False,  # Odoo's default without authentication is a read-only transaction.
         save_session=False,
         max_content_length=MAX_BODY_BYTES,
     )

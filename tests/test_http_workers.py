@@ -1,0 +1,155 @@
+"""A worker at the JSON-RPC door: its calls are committed one by one, as those over SQL are."""
+
+import uuid
+
+from odoo.tests import HttpCase, tagged
+from odoo.tools import mute_logger
+
+from .http_case import DoorCase
+from .kernel_case import KernelCase
+
+
+@tagged("post_install", "-at_install")
+class TestWorkerMethods(KernelCase, HttpCase):
+    """The project is committed for real; the caller and the key live in the test's transaction."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        platform = DoorCase.make_user.__func__(cls, "platform", "odooops.group_platform_admin")
+        cls.keys = {"platform": DoorCase.make_key.__func__(cls, platform)}
+
+    post = DoorCase.post
+    request = DoorCase.request
+    assertError = DoorCase.assertError
+
+    def rpc(self, method, **params):
+        response = self.request(method, params, "platform")
+        self.assertIn("result", response.json(), response.text)
+        return response.json()["result"]
+
+    def rpc_refused(self, code, method, **params):
+        return self.assertError(self.request(method, params, "platform"), code)
+
+    def register(self):
+        worker_id = f"test-{uuid.uuid4()}"
+        self.workers.append(worker_id)
+        self.rpc(
+            "register_worker",
+            worker_id=worker_id,
+            host="build-1",
+            labels=["docker"],
+            capacity=2,
+            version="1",
+            kind="daemon",
+        )
+        return worker_id
+
+    def test_a_run_from_claim_to_completion(self):
+        run_id = self.queue()
+        worker_id = self.register()
+        token = str(uuid.uuid4())
+        claimed = self.rpc(
+            "claim_next_run", worker_id=worker_id, labels=["docker"], claim_token=token
+        )
+        self.assertEqual(claimed["run_id"], run_id)
+        again = self.rpc("claim_next_run", worker_id=worker_id, claim_token=token)
+        self.assertEqual(again["epoch"], claimed["epoch"])
+        held = {"run_id": run_id, "epoch": claimed["epoch"]}
+        # Read in the request's transaction, which in a test began before the claim.
+        self.assertIsInstance(self.rpc("list_leases")["leases"], list)
+
+        self.assertEqual(self.rpc("start_workflow_run", worker_id=worker_id, **held)["next_seq"], 1)
+        lines = [
+            {
+                "level": "info",
+                "message": "Zeile ü",
+                "metadata": {"step": "Work"},
+                "timestamp": "2026-11-23T10:00:00.123456Z",
+            }
+        ]
+        self.assertEqual(
+            self.rpc("append_run_logs", first_seq=1, lines=lines, **held)["next_seq"], 2
+        )
+        gap = self.rpc_refused("log_gap", "append_run_logs", first_seq=9, lines=lines, **held)
+        self.assertEqual(gap["data"]["next_seq"], 2)
+        self.assertEqual(self.rpc("append_run_log", level="warn", message="", **held)["seq"], 2)
+        (beat,) = self.rpc("heartbeat", worker_id=worker_id, runs=[held])["runs"]
+        self.assertEqual((beat["owned"], beat["cancel_requested"]), (True, False))
+        self.rpc("add_run_event", event_type="info", message="half way", payload={"n": 1}, **held)
+        artifact = {
+            "artifact_key": "a.txt",
+            "artifact_url": "filesystem:p/1/a.txt",
+            "content_type": "text/plain",
+            "size_bytes": 2**40,
+            "checksum": "0" * 64,
+        }
+        self.assertTrue(self.rpc("add_run_artifact", **artifact, **held)["artifact_id"])
+        self.rpc_refused(
+            "stale_epoch",
+            "complete_workflow_run",
+            run_id=run_id,
+            epoch=claimed["epoch"] + 1,
+            exit_code=0,
+        )
+        done = self.rpc(
+            "complete_workflow_run", exit_code=0, metadata={"tests": {"passed": 1}}, **held
+        )
+        self.assertEqual(done["status"], "succeeded")
+        self.assertEqual(self.run_row(run_id)["status"], "succeeded", "committed, seen outside")
+        self.rpc("deregister_worker", worker_id=worker_id)
+        self.rpc_refused("not_found", "set_worker_state", worker_id="nobody", state="draining")
+
+    def test_a_run_without_exit_code_is_completed_by_its_error(self):
+        worker_id, run_id, epoch = self.start()
+        done = self.rpc(
+            "complete_workflow_run",
+            run_id=run_id,
+            worker_id=worker_id,
+            epoch=epoch,
+            error_code="setup_error",
+            error_message="No disk.",
+        )
+        self.assertEqual(done["status"], "failed")
+        self.assertIsNone(self.run_row(run_id)["exit_code"])
+
+    def test_an_unstarted_run_is_given_back(self):
+        run_id, worker_id = self.queue(), self.register()
+        epoch = self.rpc("claim_next_run", worker_id=worker_id)["epoch"]
+        self.rpc("release_run", run_id=run_id, worker_id=worker_id, epoch=epoch)
+        self.assertEqual(self.run_row(run_id)["status"], "queued")
+        self.assertGreaterEqual(self.rpc("reap_lost_runs")["requeued"], 0)
+
+    def test_an_empty_queue_is_no_error(self):
+        self.assertIsNone(self.rpc("claim_next_run", worker_id=self.register())["run_id"])
+
+    @mute_logger("odoo.sql_db", "odoo.addons.odooops.controllers.jsonrpc")
+    def test_wrong_values_of_workers_are_refused(self):
+        worker_id, run_id, epoch = self.start()
+        held = {"run_id": run_id, "epoch": epoch}
+        line = {"level": "info", "message": "x"}
+        for method, params in (
+            ("register_worker", {"worker_id": "a b"}),
+            ("register_worker", {"worker_id": worker_id, "labels": "docker"}),
+            ("register_worker", {"worker_id": worker_id, "labels": [1]}),
+            ("claim_next_run", {"worker_id": worker_id, "claim_token": "x"}),
+            ("heartbeat", {"worker_id": worker_id, "runs": [1]}),
+            ("heartbeat", {"worker_id": worker_id, "runs": [{"run_id": "1", "epoch": 1}]}),
+            ("append_run_logs", {**held, "first_seq": 1, "lines": [{"message": "a\0b"}]}),
+            ("append_run_logs", {**held, "first_seq": 1, "lines": [{"message": 5}]}),
+            ("append_run_logs", {**held, "first_seq": 1, "lines": [line] * 1001}),
+            ("append_run_logs", {**held, "first_seq": 1, "lines": [{**line, "timestamp": "soon"}]}),
+            (
+                "append_run_logs",
+                {
+                    **held,
+                    "first_seq": 1,
+                    "lines": [{**line, "timestamp": "2026-01-01 00:00 No/Where"}],
+                },
+            ),
+            ("complete_workflow_run", {**held, "exit_code": 2**31}),
+            ("complete_workflow_run", held),
+        ):
+            with self.subTest(method=method, params=str(params)[:80]):
+                self.rpc_refused("invalid_input", method, **params)
+        self.assertEqual(self.run_row(run_id)["status"], "running")
