@@ -103,6 +103,7 @@ class TestDemoRepository(RecipeCase):
         numbers = {"total": 9, "passed": 8, "failed": 1, "errors": 0, "skipped": 0}
         self.assertEqual(outcome.metadata["tests"], numbers)
         (failed,) = outcome.metadata["failed_tests"]
+        self.assertIn(failed["name"], outcome.error_message)
         self.assertEqual(failed["file"], "demo_equipment_booking/tests/test_booking.py")
         self.assertIn("ValidationError not raised", failed["message"])
         ((kind, message, payload),) = job.events
@@ -119,6 +120,10 @@ class TestDemoRepository(RecipeCase):
 
 
 class TestWhatCanGoWrong(RecipeCase):
+    def run_recipe(self, kind, url, ref="main", **config):
+        # The trial modules need only base; the web client's modules would take their time.
+        return super().run_recipe(kind, url, ref, env={"ODOO_SKIP_AUTO_INSTALL": "1"}, **config)
+
     def test_every_way_a_test_can_end_is_told_apart(self):
         repository = self.repository(
             **{

@@ -112,6 +112,7 @@ def _named(result: TestResult) -> str:
 def _listed(result: TestResult) -> dict[str, Any]:
     """Return what a failed test looks like in metadata and events."""
     return {
+        "name": _named(result),
         "id": result.id,
         "module": result.module,
         "class": result.class_name,
