@@ -146,7 +146,7 @@ class OpsRun(models.Model):
     def _compute_short_commit(self):
         for run in self:
             facts = run.metadata or {}
-            commit = run.git_commit or facts.get("commit") or facts.get("git_commit")
+            commit = run.git_commit or facts.get("commit")
             run.short_commit = str(commit or "")[:10]
 
     def _compute_waiting_for(self):

@@ -1,8 +1,5 @@
 from . import test_http_artifacts
-from . import test_http_artifacts
 from . import test_http_jsonrpc
-from . import test_http_protocol
-from . import test_http_workers
 from . import test_http_protocol
 from . import test_http_workers
 from . import test_kernel_claim
@@ -21,6 +18,7 @@ from . import test_worker_logs
 from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
+from . import test_worker_scheduled
 from . import test_worker_settings
 from . import test_worker_storage
 from . import test_worker_workflow

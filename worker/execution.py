@@ -224,7 +224,7 @@ class Execution:
         wants_checkout = recipe.needs_checkout if recipe else True
         if wants_checkout and (recipe or job.snapshot["project"].get("repository_url")):
             job.commit = checkout.fetch(job).commit
-            self._metadata["git_commit"] = job.commit
+            self._metadata["commit"] = job.commit
             job.env["ODOOOPS_GIT_COMMIT"] = job.commit
         wants_database = recipe.needs_database if recipe else job.config["database"]
         try:
