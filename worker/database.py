@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg2
-from psycopg2 import extensions, sql
+from psycopg2 import errors, extensions, sql
 
 from .errors import RunError
 
@@ -291,12 +291,29 @@ def _drop(admin: Any, name: str) -> None:
     admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
     if admin.fetchone():
         with _as_role(admin, name) if role_exists else contextlib.nullcontext():
-            admin.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [name]
-            )
-            admin.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier))
+            _drop_database(admin, name)
     if role_exists:
         admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(identifier))
+
+
+def _drop_database(admin: Any, name: str) -> None:
+    """End the connections of the run's role and drop the database.
+
+    Plain DROP DATABASE sends a working autovacuum away and waits some seconds for it; WITH (FORCE)
+    may not, since autovacuum is a superuser's process. So force comes last.
+    """
+    statement = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name))
+    for options in ("", "", " WITH (FORCE)"):
+        admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [name]
+        )
+        try:
+            admin.execute(statement + sql.SQL(options))
+        except errors.ObjectInUse:
+            if options:
+                raise
+        else:
+            return
 
 
 def _leftovers(admin: Any, prefix: str) -> list[str]:
