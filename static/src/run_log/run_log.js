@@ -231,14 +231,14 @@ export class RunLog extends Component {
         this.state.loading = false;
         this.dropped = false;
         this.state.lines = page.lines;
-        this.state.target = line;
+        this.state.target = line || this.state.target;
         this.state.follow = tail;
         this.noteEnd(page);
         this.patched(() => {
             if (line) {
                 this.scrollToLine(line);
             } else {
-                this.scroller.el.scrollTop = tail ? this.scroller.el.scrollHeight : 0;
+                this.scrollTo(tail ? this.scroller.el.scrollHeight : 0);
             }
         });
         this.schedule();
@@ -395,16 +395,26 @@ export class RunLog extends Component {
         const url = `${pathname}${search}#line=${row.dataset.seq}`;
         this.state.target = Number(row.dataset.seq);
         browser.history.replaceState(browser.history.state, "", url);
-        await browser.navigator.clipboard?.writeText(origin + url);
+        try {
+            await browser.navigator.clipboard.writeText(origin + url);
+        } catch {
+            // Without https, or the user's consent, there is no clipboard; the address bar has it.
+            this.notification.add(_t("The address of this page now leads to line %s.", row.dataset.seq));
+            return;
+        }
         this.notification.add(_t("Link to line %s copied.", row.dataset.seq), { type: "success" });
     }
 
     onScroll() {
         const { scrollTop, scrollHeight, clientHeight } = this.scroller.el;
         const below = scrollHeight - scrollTop - clientHeight;
-        if (!this.state.ended) {
-            this.state.follow = this.state.atEnd && below < 30 && !this.isFiltered;
+        // Only a reader moves up; new lines below do not end the following.
+        if (scrollTop < this.top - 1) {
+            this.state.follow = false;
+        } else if (below < 30 && this.state.atEnd && !this.state.ended && !this.isFiltered) {
+            this.state.follow = true;
         }
+        this.top = scrollTop;
         if (scrollTop < NEAR_EDGE_PX && this.hasEarlier && !this.isFiltered) {
             this.readEarlier();
         } else if (below < NEAR_EDGE_PX && !this.state.atEnd) {
@@ -419,6 +429,11 @@ export class RunLog extends Component {
         this.state.version++;
     }
 
+    scrollTo(top) {
+        this.scroller.el.scrollTop = top;
+        this.top = this.scroller.el.scrollTop;
+    }
+
     row(line) {
         return this.scroller.el?.querySelector(`[data-seq="${line}"]`);
     }
@@ -427,7 +442,7 @@ export class RunLog extends Component {
         const row = this.row(line);
         if (row) {
             const top = row.offsetTop - this.scroller.el.clientHeight / 6;
-            this.scroller.el.scrollTop = Math.max(0, top);
+            this.scrollTo(Math.max(0, top));
         }
     }
 
@@ -448,9 +463,9 @@ export class RunLog extends Component {
             return;
         }
         if (this.state.follow) {
-            scroller.scrollTop = scroller.scrollHeight;
+            this.scrollTo(scroller.scrollHeight);
         } else if (anchor && this.row(anchor.seq)) {
-            scroller.scrollTop = this.row(anchor.seq).offsetTop - anchor.above;
+            this.scrollTo(this.row(anchor.seq).offsetTop - anchor.above);
         }
     }
 }
