@@ -1,0 +1,53 @@
+"""Documents say what the code does: tables that stand in both are compared."""
+
+import re
+import unittest
+from pathlib import Path
+
+from odoo.addons import odooops
+from odoo.addons.odooops.worker.errors import ERROR_CODES
+from odoo.addons.odooops.worker.workflow import CONFIG_SCHEMA
+
+ROOT = Path(odooops.__file__).resolve().parent
+
+
+def table_rows(document, heading):
+    """First and second cell of the table whose first heading is ``heading``."""
+    lines = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        first, second = (cell.strip() for cell in line.strip("|").split("|", 1))
+        rows[first.strip("`")] = second.strip("| ")
+    return rows
+
+
+class TestDocs(unittest.TestCase):
+    def test_every_error_code_is_explained(self):
+        self.assertEqual(table_rows("docs/workflows.md", "error code"), ERROR_CODES)
+
+    def test_every_key_of_the_configuration_is_documented(self):
+        self.assertEqual(
+            set(table_rows("docs/workflows.md", "key")), set(CONFIG_SCHEMA["properties"])
+        )
+
+    def test_links_between_documents_lead_somewhere(self):
+        documents = [ROOT / "README.rst", *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        self.assertIn(ROOT / "docs" / "architecture.md", documents)
+        for document in documents:
+            text = document.read_text(encoding="utf-8")
+            targets = re.findall(r"\]\(([^)#]+?)\)|`[^`<]+<([^>]+)>`_|image:: (\S+)", text)
+            for target in (next(filter(None, groups)) for groups in targets):
+                if "://" in target:
+                    continue
+                with self.subTest(document=document.name, target=target):
+                    self.assertTrue((document.parent / target).exists())
+
+    def test_the_tests_that_the_invariants_name_exist(self):
+        text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+        named = set(re.findall(r"`(test_[a-z_]+)`", text))
+        self.assertGreater(len(named), 5)
+        existing = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+        self.assertEqual(named - existing, set())
