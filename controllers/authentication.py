@@ -13,7 +13,8 @@ NO_SCOPE = f"{SCOPE}.none"
 
 
 def has_bearer():
-    return "Authorization" in request.httprequest.headers
+    """Whether the request brings a key; the Basic of a proxy in front of Odoo is none."""
+    return request.httprequest.headers.get("Authorization", "").lower().startswith("bearer")
 
 
 def authenticate():

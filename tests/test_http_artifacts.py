@@ -111,6 +111,8 @@ class TestArtifacts(DoorCase):
     def test_a_browser_session_downloads_by_its_own_rights(self):
         self.authenticate("door_viewer", "door_viewer")
         self.assertEqual(self.get(self.artifact, None).content, CONTENT)
+        response = self.get(self.artifact, None, Authorization="Basic eDp4")
+        self.assertEqual(response.content, CONTENT, "a proxy's password is not for us")
         self.authenticate("door_foreign", "door_foreign")
         self.assertRefused(self.get(self.artifact, None), "forbidden", 403)
         self.assertRefused(self.get(self.artifact, "wrong"), "unauthorized", 401)

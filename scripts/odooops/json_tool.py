@@ -4,7 +4,8 @@
     json_tool.py read PATH                         print the value at a.b.0 of the JSON on stdin
     json_tool.py rows PATH FIELD ...               print a line per object of the list at PATH
 
-Text is printed as it is, null as nothing, everything else as JSON. Exit code 5: not JSON, or of another shape.
+Text is printed as it is, null as nothing, everything else as JSON. Exit code 5: not JSON, or
+of another shape.
 """
 
 import json
