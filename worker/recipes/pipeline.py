@@ -210,7 +210,7 @@ class Pipeline:
         """Return what a run's metadata says about what it built."""
         versions = {addon.name: addon.version for addon in self.addons}
         return {
-            "commit": self.commit,
+            "commit_subject": self.commit["subject"],
             "modules": {name: versions.get(name, "") for name in self.modules},
             "odoo_version": self.installation.odoo_version,
             "python_version": self.installation.python_version,
