@@ -61,9 +61,8 @@ class AuditCase(KernelCase):
         named.start()
         self.addCleanup(named.stop)
         # Keys of checkpoints that were in the database before.
-        self.older_keys = [
-            row["key_id"] for row in self.db.rows("SELECT DISTINCT key_id FROM ops_audit_checkpoint")
-        ]
+        older = self.db.rows("SELECT DISTINCT key_id FROM ops_audit_checkpoint")
+        self.older_keys = [row["key_id"] for row in older]
 
     @contextmanager
     def environment(self):
@@ -95,9 +94,7 @@ class AuditCase(KernelCase):
         """Run the verifier on lines or bytes; returns exit code, problems and the last lines."""
         if not isinstance(export, bytes):
             export = "".join(json.dumps(line) + "\n" for line in export).encode()
-        keys = [
-            part for name in (key or self.key_id, *self.older_keys) for part in ("--key", name)
-        ]
+        keys = [part for name in (key or self.key_id, *self.older_keys) for part in ("--key", name)]
         done = subprocess.run(
             [sys.executable, str(VERIFIER), *keys, *options],
             input=export,

@@ -108,9 +108,7 @@ class KernelCase(BaseCase):
             self.last_checkpoint,
         )
         for table, column in (("checkpoint", "number"), ("head", "checkpoint_number")):
-            self.db.rows(
-                f"DELETE FROM ops_audit_{table} WHERE {column} > %s", self.last_checkpoint
-            )
+            self.db.rows(f"DELETE FROM ops_audit_{table} WHERE {column} > %s", self.last_checkpoint)
         self.db.rows("DELETE FROM ops_audit_pending")
         self.db.rows(
             "INSERT INTO ops_audit_pending SELECT r.id FROM ops_run r"
