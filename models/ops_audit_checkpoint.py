@@ -82,7 +82,6 @@ class OpsAuditCheckpoint(models.Model):
         """Scheduled action: one checkpoint over what has happened since the last."""
         self._make()
 
-    @api.model
     def action_make(self):
         """Button: a checkpoint now."""
         self._check_platform_admin()
@@ -138,13 +137,11 @@ class OpsAuditCheckpoint(models.Model):
             raise UserError(self.env._("The event trail was altered:\n") + "\n".join(shown))
         return self._notification(self.env._("The event trail is as it was written and signed."))
 
-    @api.model
     def action_verify(self):
         """Button: verify the trail of all projects."""
         self._check_platform_admin()
         return self._verify_and_tell()
 
-    @api.model
     def action_export(self):
         """Button: download the trail of all projects."""
         self._check_platform_admin()

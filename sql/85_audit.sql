@@ -27,6 +27,11 @@ CREATE FUNCTION sha256_hex(p_text text) RETURNS text
 LANGUAGE sql IMMUTABLE
 RETURN encode(sha256(convert_to(p_text, 'UTF8')), 'hex');
 
+-- What a head adds to the root of its project.
+CREATE FUNCTION head_line(p_run_id integer, p_event_seq integer, p_event_hash text) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN p_run_id || ' ' || p_event_seq || ' ' || p_event_hash || E'\n';
+
 -- One row per project of a checkpoint: the hash over the heads of its runs.
 CREATE FUNCTION project_roots(p_number integer)
 RETURNS TABLE (project_id integer, run_count bigint, event_count bigint, root text)
@@ -34,8 +39,7 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
     SELECT h.project_id, count(*), sum(h.event_seq - h.prev_seq),
            sha256_hex(string_agg(
-               h.run_id || ' ' || h.event_seq || ' ' || h.event_hash || E'\n', ''
-               ORDER BY h.run_id))
+               head_line(h.run_id, h.event_seq, h.event_hash), '' ORDER BY h.run_id))
     FROM ops_audit_head h
     WHERE h.checkpoint_number = p_number
     GROUP BY h.project_id
@@ -187,17 +191,24 @@ AS $$
                                      ORDER BY p.project_id))
         FROM ops_audit_checkpoint_project p WHERE p.checkpoint_id = c.id)
     UNION ALL
-    SELECT c.number, format('altered: the heads of project %s do not give its root',
-                            coalesce(p.project_id, r.project_id))
-    FROM ops_audit_checkpoint c
-    CROSS JOIN LATERAL (
-        SELECT * FROM ops_audit_checkpoint_project k
-        WHERE k.checkpoint_id = c.id AND (p_project_id IS NULL OR k.project_id = p_project_id)
+    SELECT coalesce(p.number, r.checkpoint_number),
+           format('altered: the heads of project %s do not give its root',
+                  coalesce(p.project_id, r.project_id))
+    FROM (
+        SELECT c.number, k.project_id, k.root
+        FROM ops_audit_checkpoint c JOIN ops_audit_checkpoint_project k ON k.checkpoint_id = c.id
+        WHERE p_project_id IS NULL OR k.project_id = p_project_id
     ) p
-    LEFT JOIN LATERAL project_roots(c.number) r ON r.project_id = p.project_id
+    FULL JOIN (
+        SELECT h.checkpoint_number, h.project_id, sha256_hex(string_agg(
+                   head_line(h.run_id, h.event_seq, h.event_hash), '' ORDER BY h.run_id)) AS root
+        FROM ops_audit_head h
+        WHERE p_project_id IS NULL OR h.project_id = p_project_id
+        GROUP BY h.checkpoint_number, h.project_id
+    ) r ON r.checkpoint_number = p.number AND r.project_id = p.project_id
     WHERE p.root IS DISTINCT FROM r.root
     UNION ALL
-    SELECT DISTINCT h.checkpoint_number, 'missing: heads speak of it, but it is not there'
+    SELECT DISTINCT h.checkpoint_number, 'missing: the trail speaks of it, but it is not there'
     FROM ops_audit_head h
     WHERE NOT EXISTS (
         SELECT FROM ops_audit_checkpoint c WHERE c.number = h.checkpoint_number)
@@ -232,11 +243,12 @@ AS $$
     FROM (SELECT k.number, k."timestamp" FROM ops_audit_checkpoint k
           ORDER BY k.number DESC LIMIT 1) c
     CROSS JOIN ops_run r
-    JOIN ops_run_event e ON e.run_id = r.id
+    CROSS JOIN LATERAL (
+        SELECT coalesce(max(h.event_seq), 0) AS event_seq FROM ops_audit_head h
+        WHERE h.project_id = r.project_id AND h.run_id = r.id
+    ) covered
+    JOIN ops_run_event e ON e.run_id = r.id AND e.seq > covered.event_seq
     WHERE (p_project_id IS NULL OR r.project_id = p_project_id)
       AND e."timestamp" < c."timestamp" - audit_tolerance()
-      AND e.seq > coalesce((
-          SELECT max(h.event_seq) FROM ops_audit_head h
-          WHERE h.project_id = r.project_id AND h.run_id = r.id), 0)
     ORDER BY 1, 2, 3
 $$;

@@ -117,6 +117,16 @@ class TestHttpAudit(DoorCase):
         for button in ("action_make", "action_verify", "action_export"):
             self.assertRaises(AccessError, getattr(checkpoints, button))
 
+    def test_the_buttons_of_the_list_need_no_record(self):
+        self.authenticate("door_platform", "door_platform")
+        self.env.flush_all()
+        for button in ("action_verify", "action_export"):
+            action = self.make_jsonrpc_request(
+                f"/web/dataset/call_button/ops.audit.checkpoint/{button}",
+                {"model": "ops.audit.checkpoint", "method": button, "args": [[]], "kwargs": {}},
+            )
+            self.assertIn(action["type"], ("ir.actions.client", "ir.actions.act_url"))
+
     def test_the_project_s_button_says_that_the_trail_holds(self):
         self.finish(self.queue())
         project = self.project.with_user(self.people["owner"])
