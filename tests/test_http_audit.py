@@ -131,3 +131,32 @@ class TestHttpAudit(DoorCase):
         self.finish(self.queue())
         project = self.project.with_user(self.people["owner"])
         self.assertEqual(project.action_verify_trail()["params"]["type"], "success")
+
+    def test_the_console_verifies_and_shows_checkpoints(self):
+        self.finish(self.queue())
+        self.env.flush_all()
+        done = "console.log('test successful')"
+        self.browser_js(
+            f"/odoo/ops-projects/{self.project.id}",
+            "document.querySelector('button[name=action_verify_trail]').click();"
+            "setInterval(() => {"
+            " const told = document.querySelector('.o_notification')?.textContent || '';"
+            f" if (told.includes('as it was written')) {{ {done}; }} }}, 100)",
+            "!!document.querySelector('button[name=action_export_trail]')",
+            login="door_owner",
+        )
+        checkpoint = self.make_checkpoint(self.project)
+        self.env.flush_all()
+        self.browser_js(
+            f"/odoo/ops-audit/{checkpoint.id}",
+            done,
+            "document.body.textContent.includes('Checkpoint')",
+            login="door_owner",
+        )
+        self.browser_js(
+            "/odoo/ops-audit",
+            done,
+            "!!document.querySelector('.o_list_view button[name=action_make]')"
+            f" && document.body.textContent.includes('{checkpoint.hash[:7]}')",
+            login="door_platform",
+        )
