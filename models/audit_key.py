@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from odoo import _
 from odoo.exceptions import UserError
 from odoo.tools import config
 
@@ -78,9 +79,11 @@ def load(database):
     try:
         private = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"The audit key {path} cannot be read: {error}") from error
+        raise UserError(
+            _("The audit key %(path)s cannot be read: %(error)s", path=path, error=error)
+        ) from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise UserError(f"The audit key {path} is no Ed25519 key.")
+        raise UserError(_("The audit key %s is no Ed25519 key.", path))
     return AuditKey(private)
 
 

@@ -35,7 +35,7 @@ class OpsAuditCheckpoint(models.Model):
     event_count = fields.Integer("Events", readonly=True, help="Events since the last one.")
     root = fields.Char(readonly=True, required=True, help="Hash over the roots of the projects.")
     hash = fields.Char(readonly=True, required=True, help="SHA-256 of the signed statement.")
-    key_id = fields.Char("Key", readonly=True, required=True, help="Fingerprint of the key.")
+    key_id = fields.Char(readonly=True, required=True, help="Fingerprint of the key.")
     public_key = fields.Text(readonly=True, required=True)
     signature = fields.Char(readonly=True, required=True)
     project_ids = fields.One2many("ops.audit.checkpoint.project", "checkpoint_id", readonly=True)
