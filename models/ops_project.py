@@ -1,6 +1,7 @@
 """A project: one repository with its workflows, its runs and its members."""
 
 import re
+import unicodedata
 
 from odoo import api, fields, models
 from odoo.exceptions import AccessError, ValidationError
@@ -135,6 +136,13 @@ class OpsProject(models.Model):
                 {"id": run.id, "name": run.display_name, "status": run.status}
                 for run in reversed(runs)
             ]
+
+    @api.onchange("name")
+    def _onchange_name(self):
+        """Propose a slug, so that a name and an address are enough to begin."""
+        if self.name and not self.slug:
+            plain = unicodedata.normalize("NFKD", self.name).encode("ascii", "ignore").decode()
+            self.slug = "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
 
     @api.constrains("repository_url", "default_branch")
     def _check_repository(self):
