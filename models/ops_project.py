@@ -128,7 +128,7 @@ class OpsProject(models.Model):
     def _compute_last_run(self):
         for project in self:
             runs = self.env["ops.run"].search(
-                [("project_id", "=", project.id)], order="run_number desc", limit=RECENT_RUNS
+                [("project_id", "in", project.ids)], order="run_number desc", limit=RECENT_RUNS
             )
             project.last_run_id = runs[:1]
             project.last_run_status = runs[:1].status
