@@ -8,6 +8,7 @@ from . import test_kernel_events
 from . import test_kernel_execution
 from . import test_kernel_queue
 from . import test_models_access
+from . import test_models_console
 from . import test_models_rules
 from . import test_scripts
 from . import test_tour
