@@ -75,7 +75,7 @@ require_settings() {
     ODOOOPS_URL=${ODOOOPS_URL%/}
     # Also keeps the key from breaking out of curl's configuration below.
     [[ ${ODOOOPS_TOKEN:-} =~ ^[A-Za-z0-9._~+/=-]+$ ]] ||
-        die "$EXIT_USAGE" "ODOOOPS_TOKEN must hold an API key (menu OdooOps > Configuration > API key)."
+        die "$EXIT_USAGE" "ODOOOPS_TOKEN must hold an API key (menu OdooOps > Configuration > New API key)."
     [[ ${ODOOOPS_DB:-} =~ ^[A-Za-z0-9._-]*$ ]] ||
         die "$EXIT_USAGE" "ODOOOPS_DB is no name of a database."
 }
