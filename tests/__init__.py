@@ -1,3 +1,4 @@
+from . import test_devtools
 from . import test_docs
 from . import test_http_artifacts
 from . import test_http_jsonrpc
