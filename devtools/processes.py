@@ -5,6 +5,7 @@ belong to somebody else, and nobody else's process is ever signalled.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -166,8 +167,6 @@ def tail(log, lines=15):
 @contextlib.contextmanager
 def exclusive(path, busy):
     """Hold a lock file for the block; call `busy()` once when somebody else holds it."""
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as stream:
         try:
