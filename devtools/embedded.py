@@ -299,9 +299,7 @@ def _start(home, owner):
             )
         except SetupError:
             if "Address already in use" not in processes.tail(log):
-                raise SetupError(
-                    f"PostgreSQL did not start.\n{processes.tail(log)}\nThe whole log: {log}"
-                ) from None
+                raise processes.failed("PostgreSQL did not start.", log) from None
             preferred = port + 1  # somebody was faster
             continue
         pid = int((home / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0])
@@ -379,10 +377,7 @@ def _run(argv, owner):
             **owner.options(),
         )
     if ended.returncode:
-        raise SetupError(
-            f"PostgreSQL's {Path(argv[0]).name} failed.\n{processes.tail(log)}\n"
-            f"The whole log: {log}"
-        )
+        raise processes.failed(f"PostgreSQL's {Path(argv[0]).name} failed.", log)
 
 
 if sys.platform == "win32":  # pragma: no cover

@@ -149,7 +149,12 @@ def run_logged(argv, log, env=None, cwd=None, failure=None, stdin=None):
         )
     if ended.returncode:
         sentence = failure or f"The command {argv[0]} failed."
-        raise SetupError(f"{sentence}\n{tail(log)}\nThe whole log: {log}")
+        raise failed(sentence, log)
+
+
+def failed(sentence, log, lines=8):
+    """A SetupError that shows the end of a log, and last what the sentence says of it."""
+    return SetupError(f"{tail(log, lines)}\n\n{sentence}\nThe whole log: {log}")
 
 
 def tail(log, lines=15):
