@@ -13,6 +13,9 @@ SLUG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
 # How many runs a project's card shows as coloured bars.
 RECENT_RUNS = 16
 
+# What only members with a role may write, so not before there is an owner.
+MANAGED = ("membership_ids", "workflow_ids")
+
 
 class OpsProject(models.Model):
     _name = "ops.project"
@@ -156,13 +159,21 @@ class OpsProject(models.Model):
 
     @api.model_create_multi
     def create(self, vals_list):
-        """Whoever creates a project owns it."""
-        projects = super().create(vals_list)
-        for project in projects:
-            if not project.sudo().membership_ids.filtered(lambda m: m.role == "owner"):
-                self.env["ops.project.membership"].sudo().create(
-                    {"project_id": project.id, "user_id": self.env.uid, "role": "owner"}
-                )
+        """Whoever creates a project owns it.
+
+        Members and workflows given with it are added afterwards: by then the creator is its
+        owner and may do so.
+        """
+        later = [{name: vals[name] for name in MANAGED if name in vals} for vals in vals_list]
+        projects = super().create(
+            [{k: v for k, v in vals.items() if k not in MANAGED} for vals in vals_list]
+        )
+        self.env["ops.project.membership"].sudo().create(
+            [{"project_id": p.id, "user_id": self.env.uid, "role": "owner"} for p in projects]
+        )
+        for project, vals in zip(projects, later, strict=True):
+            if vals:
+                project.write(vals)
         return projects
 
     def write(self, vals):
