@@ -6,6 +6,8 @@ import unicodedata
 from odoo import api, fields, models
 from odoo.exceptions import AccessError, ValidationError
 
+from ..worker.checkout import checked_url
+from ..worker.errors import RunError
 from .roles import MATRIX, ROLES
 from .statuses import STATUSES
 
@@ -150,10 +152,11 @@ class OpsProject(models.Model):
     @api.constrains("repository_url", "default_branch")
     def _check_repository(self):
         for project in self:
-            if (project.repository_url or "").startswith("-"):
-                raise ValidationError(
-                    self.env._("A repository's address must not begin with a dash.")
-                )
+            if project.repository_url:
+                try:
+                    checked_url(project.repository_url)
+                except RunError as error:
+                    raise ValidationError(str(error)) from error
             if project.default_branch.startswith("-"):
                 raise ValidationError(self.env._("A branch's name must not begin with a dash."))
 
