@@ -17,7 +17,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from odoo import _
 from odoo.exceptions import UserError
 from odoo.tools import config
 
@@ -25,6 +24,10 @@ _logger = logging.getLogger(__name__)
 
 ENVIRONMENT = "ODOOOPS_AUDIT_KEY"
 OPTION = "odooops_audit_key"
+
+
+class AuditKeyError(UserError):
+    """The key cannot be used; for those who run the server, in the words of its log."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def is_signed(text, signature, public_pem):
 def load(database):
     """The key of this database; made at first use unless a setting names its file.
 
-    :raise UserError: the file is named but cannot be read, or holds no Ed25519 key
+    :raise AuditKeyError: the file is named but cannot be read, or holds no Ed25519 key
     """
     named = os.environ.get(ENVIRONMENT) or config.get(OPTION)
     path = Path(named) if named else _default_path(database)
@@ -79,11 +82,9 @@ def load(database):
     try:
         private = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            _("The audit key %(path)s cannot be read: %(error)s", path=path, error=error)
-        ) from error
+        raise AuditKeyError(f"The audit key {path} cannot be read: {error}") from error
     if not isinstance(private, Ed25519PrivateKey):
-        raise UserError(_("The audit key %s is no Ed25519 key.", path))
+        raise AuditKeyError(f"The audit key {path} is no Ed25519 key.")
     return AuditKey(private)
 
 
