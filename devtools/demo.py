@@ -46,12 +46,14 @@ def wait_for_runs(server, name):
             if runs and not unfinished:
                 break
             if processes.recorded(WORKER) is None:
-                raise SetupError(f"The worker has ended.\n{_worker_log()}")
+                raise processes.failed("The worker has ended by itself.", LOG_FILES[WORKER])
             if time.monotonic() > deadline:
                 waiting = ", ".join(f"run {run[0]} is {run[1]}" for run in unfinished)
-                raise SetupError(
+                raise processes.failed(
                     f"After {WAIT_SECONDS // 60} minutes the demo runs have not ended "
-                    f"({waiting or 'there are none'}).\n{_worker_log()}"
+                    f"({waiting or 'there are none'}). It all goes on running; `make down` ends "
+                    "it.",
+                    LOG_FILES[WORKER],
                 )
             time.sleep(1)
     for number, status, workflow, error_code, error_message in runs:
@@ -72,7 +74,3 @@ def _runs(server, name):
         )[0]
     except SqlError as error:
         raise SetupError(f"The demo project's runs cannot be read: {error}") from error
-
-
-def _worker_log():
-    return f"{processes.tail(LOG_FILES[WORKER])}\nThe whole log: {LOG_FILES[WORKER]}"

@@ -103,11 +103,12 @@ def _install(venv, requirements, group):
             )
         except SetupError:
             if NOT_FOR_THIS_PYTHON.search(processes.tail(log)):
-                raise SetupError(
+                raise processes.failed(
                     f"A version pinned in requirements/{group}.txt does not exist for Python "
                     f"{sys.version.split()[0]} on this machine: start again with another one, "
-                    f"`make PYTHON=/path/to/python3 ...`.\n{processes.tail(log, lines=3)}\n"
-                    f"The whole log: {log}"
+                    "`make PYTHON=/path/to/python3 ...`.",
+                    log,
+                    lines=3,
                 ) from None
             if attempt == TRIES:
                 raise

@@ -5,6 +5,7 @@ from . import test_http_jsonrpc
 from . import test_http_protocol
 from . import test_http_workers
 from . import test_kernel_claim
+from . import test_kernel_coexistence
 from . import test_kernel_events
 from . import test_kernel_execution
 from . import test_kernel_queue
