@@ -25,7 +25,7 @@ class TestSchemaDocuments(TransactionCase):
     def rendered(self):
         return documents.rendered(self.env.cr._cnx)
 
-    def read(self):
+    def describe(self):
         return catalog.read(self.env.cr._cnx)
 
     def execute(self, query, **names):
@@ -33,7 +33,7 @@ class TestSchemaDocuments(TransactionCase):
         self.env.cr.execute(SQL(query.format(schema=schema)))
 
     def column(self, table, name):
-        return next(each for each in self.read().tables[table].columns if each.name == name)
+        return next(each for each in self.describe().tables[table].columns if each.name == name)
 
     def test_the_committed_documents_are_those_of_this_database(self):
         for name, text in self.rendered().items():
@@ -54,7 +54,7 @@ class TestSchemaDocuments(TransactionCase):
 
     def test_the_contract_has_nine_views(self):
         self.assertEqual(
-            list(self.read().tables),
+            list(self.describe().tables),
             [
                 *("project_memberships", "projects", "run_artifacts", "run_events", "run_logs"),
                 *("runs", "tools", "upgrade_advisories", "workflows"),
@@ -62,7 +62,7 @@ class TestSchemaDocuments(TransactionCase):
         )
 
     def test_every_selection_in_a_view_is_an_enumeration_with_its_values(self):
-        schema = self.read()
+        schema = self.describe()
         for table in schema.tables.values():
             for column in table.columns:
                 values = None
@@ -98,7 +98,7 @@ class TestSchemaDocuments(TransactionCase):
             {"title": "Advice", "from_version": "19.0", "to_version": "20.0"}
         )
         self.env.flush_all()
-        schema = self.read()
+        schema = self.describe()
         for name in (
             *("projects", "project_memberships", "workflows", "runs", "run_events", "tools"),
             "upgrade_advisories",
@@ -117,11 +117,11 @@ class TestSchemaDocuments(TransactionCase):
 
     def test_keys_and_relations_are_found_through_a_view_on_a_view(self):
         self.execute("CREATE VIEW {schema}.seen AS SELECT v.run_id, v.id FROM {schema}.run_logs v")
-        table = self.read().tables["seen"]
+        table = self.describe().tables["seen"]
         self.assertEqual(table.primary_key, ("id",))
         self.assertEqual([each.target for each in table.references], ["runs"])
 
     def test_a_view_without_the_key_of_its_table_is_refused(self):
         self.execute("CREATE VIEW {schema}.keyless AS SELECT name FROM public.ops_project")
         with self.assertRaisesRegex(catalog.CatalogError, "keyless does not show the key"):
-            self.read()
+            self.describe()

@@ -9,6 +9,8 @@ zones and a coalesce keep the tie to the column they are made of.
 import re
 from dataclasses import dataclass, field
 
+from psycopg2 import sql
+
 # What no catalog can tell. An entry about a column that is not there is an error.
 NEVER_NULL = {
     # The ORM and the kernel set them on every row, without a constraint that says so.
@@ -153,7 +155,9 @@ def _columns(cr, oid):
     """
     cr.execute("SELECT pg_get_viewdef(%s::oid)", [oid])
     (query,) = cr.fetchone()
-    cr.execute(f"SELECT * FROM ({query.rstrip().rstrip(';')}) AS v LIMIT 0")
+    # PostgreSQL's own text of its own view.
+    itself = sql.SQL(query.rstrip().rstrip(";"))
+    cr.execute(sql.SQL("SELECT * FROM ({}) AS v LIMIT 0").format(itself))
     origins = {
         each.name: (each.table_oid, each.table_column) for each in cr.description if each.table_oid
     }
