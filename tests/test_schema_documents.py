@@ -73,7 +73,7 @@ class TestSchemaDocuments(TransactionCase):
                     self.assertIsNone(column.enumeration, f"{table.name}.{column.name}")
                     continue
                 with self.subTest(column=f"{table.name}.{column.name}"):
-                    self.assertTrue(column.enumeration, "sql/95_enumerations.sql does not name it")
+                    self.assertTrue(column.enumeration, "sql/92_enumerations.sql does not name it")
                     self.assertEqual(
                         schema.enumerations[column.enumeration], values or ["active", "archived"]
                     )
