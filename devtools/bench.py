@@ -3,7 +3,6 @@
 They find PGHOST, PGPORT, PGUSER, PGPASSFILE, PGDATABASE and ODOOOPS_DB in their environment.
 """
 
-import shutil
 import subprocess
 
 from . import database, lifecycle, paths, venv
@@ -21,11 +20,7 @@ def bench(arguments):
     with prepared_server() as server:
         venv.ensure(["test"])
         name = f"{lifecycle.database_name()}_bench"
-        database.drop(server, name)
-        shutil.rmtree(FOLDER, ignore_errors=True)
-        paths.private_folder(FOLDER / "data")
-        database.ensure(server, name)
-        database.install(server, name, FOLDER / "data")
+        database.renew(server, name, FOLDER)
         environment = {**database.odoo_environment(server, name), "ODOOOPS_DB": name}
         return subprocess.run(
             [str(venv.python()), "-m", "benchmarks.run", *arguments],

@@ -2,7 +2,7 @@
 
 import signal
 
-from . import bench, lifecycle, lint, testing
+from . import bench, lifecycle, lint, schema_documents, testing, typescript
 from .errors import SetupError
 from .postgres import SqlError
 from .progress import warn
@@ -15,6 +15,8 @@ COMMANDS = {
     "test": testing.test,
     "lint": lint.lint,
     "bench": bench.bench,
+    "schema": schema_documents.schema,
+    "prisma": typescript.prisma,
 }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 
 from . import odoo, paths, processes, state, venv
@@ -76,6 +77,21 @@ def drop(server, name):
     )[0]
     if mark:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def renew(server, name, folder):
+    """Drop what is there of the last time and install the addon anew.
+
+    :param folder: of this database alone; its ``data`` becomes Odoo's data directory
+    :return: that data directory
+    """
+    drop(server, name)
+    # One folder for one database: the browser's assets of a dropped database lie in it.
+    shutil.rmtree(folder, ignore_errors=True)
+    data_dir = paths.private_folder(folder / "data")
+    ensure(server, name)
+    install(server, name, data_dir)
+    return data_dir
 
 
 def is_installed(server, name):

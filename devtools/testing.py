@@ -30,6 +30,7 @@ from . import (
     processes,
     services,
     state,
+    typescript,
     venv,
 )
 from .errors import SetupError
@@ -52,6 +53,7 @@ def test(arguments):
         prepared_server() as server,
     ):
         venv.ensure(["test"])
+        typescript.prepare_tests()
         name = f"{lifecycle.database_name()}_test"
         _fresh_database(server, name)
         return _pytest(server, name, arguments)
@@ -99,12 +101,7 @@ def _fresh_database(server, name):
         say(f"Using the database {name} of the last time (REUSE).")
         return
     state.save(test_database=None)
-    database.drop(server, name)
-    # One folder for one database: the browser's assets of a dropped database lie in it.
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    paths.private_folder(DATA_DIR)
-    database.ensure(server, name)
-    database.install(server, name, DATA_DIR)
+    database.renew(server, name, FOLDER)
     state.save(test_database=stamp)
 
 

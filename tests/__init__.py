@@ -15,6 +15,8 @@ from . import test_kernel_queue
 from . import test_models_access
 from . import test_models_console
 from . import test_models_rules
+from . import test_prisma
+from . import test_schema_documents
 from . import test_scripts
 from . import test_tour
 from . import test_worker_agent

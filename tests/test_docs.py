@@ -34,7 +34,7 @@ class TestDocs(unittest.TestCase):
         )
 
     def test_links_between_documents_lead_somewhere(self):
-        documents = [ROOT / "README.rst", *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        documents = [ROOT / "README.rst", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
         self.assertIn(ROOT / "docs" / "architecture.md", documents)
         for document in documents:
             text = document.read_text(encoding="utf-8")
