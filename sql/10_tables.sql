@@ -19,16 +19,32 @@ CREATE TABLE IF NOT EXISTS public.ops_project_gate (
     last_claimed_at timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50);
 
+-- The role matrix of models/roles.py, written here by every install and update.
+CREATE TABLE IF NOT EXISTS role_permission (
+    operation text NOT NULL,
+    role text NOT NULL,
+    PRIMARY KEY (operation, role)
+);
+
 -- Words of all log lines; 'simple' because logs are no natural language.
 CREATE INDEX IF NOT EXISTS ops_run_log_message_fts
     ON public.ops_run_log USING gin (to_tsvector('simple', message));
 
 -- Functions are dropped before they are made anew: a changed signature would otherwise
 -- leave the old one behind as an overload. Trigger functions stay, triggers hang on them.
+-- Our policies hang on functions too and go first; until they are back nobody but the owner
+-- sees a row.
 DO $$
 DECLARE
+    v_policy record;
     v_function regprocedure;
 BEGIN
+    FOR v_policy IN
+        SELECT policyname, tablename FROM pg_policies
+        WHERE schemaname = 'public' AND policyname LIKE 'odooops\_%'
+    LOOP
+        EXECUTE format('DROP POLICY %I ON public.%I', v_policy.policyname, v_policy.tablename);
+    END LOOP;
     FOR v_function IN
         SELECT p.oid::regprocedure
         FROM pg_proc p
