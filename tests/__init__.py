@@ -9,6 +9,7 @@ from . import test_kernel_execution
 from . import test_kernel_queue
 from . import test_models_access
 from . import test_models_rules
+from . import test_rls_parity
 from . import test_scripts
 from . import test_tour
 from . import test_worker_agent
