@@ -21,7 +21,8 @@ CREATE FUNCTION claimed_user_id() RETURNS integer
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $$
 BEGIN
-    RETURN nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'user_id';
+    -- Cast here: PostgreSQL's own cast of a result comes after the handler.
+    RETURN (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'user_id')::integer;
 EXCEPTION WHEN data_exception THEN
     RETURN NULL;
 END

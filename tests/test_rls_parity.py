@@ -4,16 +4,19 @@ The expected answer is computed from ``MATRIX`` alone. The SQL door differs in o
 purpose: it is read-only, for every role; what people do there goes through functions.
 """
 
+import json
+from datetime import datetime, timedelta
+
 import psycopg2.errorcodes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from odoo.exceptions import AccessError
-from odoo.tests import tagged
+from odoo.tests import HttpCase, tagged
 
 from ..models.roles import MATRIX
 from ..models.sql_roles import VIEWS
-from .sql_door_case import MEMBERS, MODELS, PEOPLE, STEPS, SqlDoorCase
+from .sql_door_case import MEMBERS, MODELS, PEOPLE, STEPS, SqlDoorCase, SqlDoorData
 
 PERMISSION_DENIED = psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE
 OPERATIONS = ("read", "create", "write", "unlink")
@@ -281,3 +284,64 @@ class TestRlsParityOfAnyMembership(SqlDoorCase):
                     project for user, project, _role in wanted if user == self.user_by_name[person]
                 }
                 self.assertEqual(visible, members)
+
+
+@tagged("post_install", "-at_install")
+class TestRlsParityJsonRpc(SqlDoorData, HttpCase):
+    """What the JSON-RPC door reads out is what the SQL door shows."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.open_door()
+        super().setUpClass()
+
+    def _call(self, key, method, **params):
+        document = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        response = self.url_open(
+            "/ops/jsonrpc",
+            data=json.dumps(document),
+            headers={"Authorization": f"Bearer {key}"},
+        )
+        return response.json().get("result")
+
+    def _all_ids(self, key, method, view, **params):
+        """Ids over all pages."""
+        ids, cursor = set(), None
+        while True:
+            answer = self._call(key, method, cursor=cursor, **params)
+            ids |= {row["id"] for row in answer[view]}
+            cursor = answer["next_cursor"]
+            if not cursor:
+                return ids
+
+    def test_json_rpc_reads_the_rows_that_sql_shows(self):
+        expires = datetime.now() + timedelta(days=1)
+        for person in PEOPLE:
+            user = self.env["res.users"].browse(self.user_by_name[person])
+            keys = self.env["res.users.apikeys"].with_user(user).sudo()
+            key, login = keys._generate("odooops", "test", expires), self.logins[person]
+            for view, method in (
+                ("projects", "list_projects"),
+                ("workflows", "list_workflows"),
+                ("runs", "list_runs"),
+            ):
+                with self.subTest(person=person, view=view):
+                    self.assertEqual(self._all_ids(key, method, view), login.ids(view))
+            for scope in ("own", "foreign"):
+                self._compare_run(key, login, self.runs[scope]["owner", "ended"])
+
+    def _compare_run(self, key, login, run_id):
+        def count(view):
+            return login.value(
+                f"SELECT count(*) FROM {self.schema}.{view} WHERE run_id = %s", run_id
+            )
+
+        with self.subTest(login=login.role, run_id=run_id):
+            run = self._call(key, "get_run", run_id=run_id)
+            self.assertEqual(bool(run), run_id in login.ids("runs"))
+            log = self._call(key, "read_run_logs", run_id=run_id) or {"lines": []}
+            self.assertEqual(len(log["lines"]), count("run_logs"))
+            artifacts = self._call(key, "list_artifacts", run_id=run_id) or {"artifacts": []}
+            self.assertEqual(len(artifacts["artifacts"]), count("run_artifacts"))
+            chain = self._call(key, "verify_events", run_id=run_id) or {"events": 0}
+            self.assertEqual(chain["events"], count("run_events"))
