@@ -50,6 +50,8 @@ BEGIN
         FROM pg_proc p
         WHERE p.pronamespace = current_schema()::regnamespace
           AND p.prorettype <> 'trigger'::regtype
+        -- The youngest first: one may stand in the body of another.
+        ORDER BY p.oid DESC
     LOOP
         EXECUTE format('DROP FUNCTION %s', v_function);
     END LOOP;

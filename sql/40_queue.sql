@@ -246,19 +246,15 @@ BEGIN
 END
 $$;
 
--- Why a run still waits, for a person: the first reason that holds.
-CREATE FUNCTION explain_wait(p_run_id integer) RETURNS jsonb
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+-- Why a run still waits: the first reason that holds.
+CREATE FUNCTION wait_reason(p_run_id integer) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $$
 DECLARE
-    v_refusal constant jsonb := run_permission_problem(p_run_id, 'read', 'read');
     v_run record;
     v_code text;
     v_message text;
 BEGIN
-    IF v_refusal IS NOT NULL THEN
-        RETURN v_refusal;
-    END IF;
     SELECT r.*, p.active AS project_active, p.paused, p.max_running,
            (SELECT count(*) FROM ops_run a WHERE a.project_id = r.project_id
               AND a.status IN ('claimed', 'running')) AS active_count,
@@ -301,6 +297,15 @@ BEGIN
 END
 $$;
 
+-- The same for a person who may see the run.
+CREATE FUNCTION explain_wait(p_run_id integer) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+    RETURN coalesce(run_permission_problem(p_run_id, 'read', 'read'), wait_reason(p_run_id));
+END
+$$;
+
 CREATE FUNCTION list_queued_runs()
 RETURNS TABLE (
     run_id integer, project_id integer, workflow_id integer, run_number integer, status text,
@@ -310,7 +315,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
     SELECT r.id, r.project_id, r.workflow_id, r.run_number, r.status,
            r.create_date AT TIME ZONE 'UTC', r.claimed_by, r.claimed_at AT TIME ZONE 'UTC',
-           explain_wait(r.id) ->> 'message'
+           wait_reason(r.id) ->> 'message'
     FROM ops_run r
     WHERE r.status = 'queued'
       AND ((SELECT is_owner()) OR r.project_id = ANY ((SELECT member_project_ids('read'))::integer[]))

@@ -20,6 +20,7 @@ from ..models import ops_sql_role
 from ..models.sql_roles import SQL_ROLES, VIEWS, create_statements
 from .kernel_case import Connection
 
+NAME = "odooops_read"  # of each policy
 STATEMENT_SEPARATOR = ";\n"
 
 
@@ -220,6 +221,16 @@ class TestSqlRoles(BaseCase):
 
 @tagged("post_install", "-at_install")
 class TestSqlLogins(TransactionCase):
+    def test_the_kernel_can_be_applied_once_more(self):
+        def policies():
+            self.env.cr.execute("SELECT tablename FROM pg_policies WHERE policyname = %s", [NAME])
+            return sorted(self.env.cr.fetchall())
+
+        before = policies()
+        self.assertEqual(len(before), len(VIEWS))
+        self.env["ops.kernel"]._apply()
+        self.assertEqual(policies(), before)
+
     def test_a_login_acts_as_one_user_or_is_a_gateway(self):
         logins = self.env["ops.sql.login"]
         for values in ({}, {"user_id": self.env.uid, "gateway": True}):
