@@ -48,5 +48,6 @@ class ResConfigSettings(models.TransientModel):
 
     def action_odooops_apply_sql_roles(self):
         """Make and grant the roles of the SQL door again."""
+        self.check_access("write")
         self.env["ops.sql.role"]._apply()
         return {"type": "ir.actions.client", "tag": "reload"}
