@@ -17,6 +17,7 @@ from .parameters import (
     integer,
     json_object,
     list_of,
+    log_line,
     nullable,
     one_of,
     one_or_more_of,
@@ -126,7 +127,7 @@ WORKERS = {
     "append_run_logs": {
         **HELD_RUN,
         "first_seq": required(integer()),
-        "lines": required(list_of(json_object, 1000)),
+        "lines": required(list_of(log_line, 1000)),
     },
     "add_run_event": {
         **HELD_RUN,

@@ -155,6 +155,17 @@ def timestamp(value):
     return moment
 
 
+def log_line(value):
+    """A line for the kernel, which says the rest; its time must be one that everybody can read."""
+    json_object(value)
+    if value.get("timestamp") is not None:
+        try:
+            timestamp(value["timestamp"])
+        except ValueError as error:
+            raise ValueError(f"hold a line whose timestamp {error}") from error
+    return value
+
+
 def uuid_text(value):
     try:
         return str(uuid.UUID(value))

@@ -112,10 +112,7 @@ def install(server, name, data_dir, demo=False, update=False, extra_environment=
             failure=f"The addon could not be {verb} in the database {name}.",
         )
     if not is_installed(server, name):
-        raise SetupError(
-            f"Odoo ended without having {verb} the addon in {name}.\n{processes.tail(log)}\n"
-            f"The whole log: {log}"
-        )
+        raise processes.failed(f"Odoo ended without having {verb} the addon in {name}.", log)
 
 
 def files_hash():

@@ -6,6 +6,7 @@ lie below /var/tmp with a link to them in `.local`.
 """
 
 import contextlib
+import fcntl
 import os
 import pwd
 import re
@@ -25,6 +26,7 @@ FIRST_PORT = 54320
 START_SECONDS = 60
 HOME_LINK = paths.LOCAL / "postgres"
 SERVICE = "postgres"
+USERS_LOCK = paths.LOCAL / "lock-postgres"
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,28 @@ def identity():
     return state.load().get("postgres_cluster")
 
 
-def stop():
-    """Stop the server; returns whether it ran."""
+@contextlib.contextmanager
+def in_use():
+    """Keep the server from being stopped by another command during the block."""
+    with open(USERS_LOCK, "a", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        yield
+
+
+def _is_in_use():
+    with open(USERS_LOCK, "a", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def stop(force=False):
+    """Stop the server; returns whether it ran. It goes on while a test uses it, unless forced."""
+    if not force and _is_in_use():
+        note("PostgreSQL goes on until the tests or benchmarks at work here have ended")
+        return False
     home = HOME_LINK.resolve()
     if not (home / "data" / "postmaster.pid").exists():
         processes.stop(SERVICE, grace=5)
@@ -277,9 +299,7 @@ def _start(home, owner):
             )
         except SetupError:
             if "Address already in use" not in processes.tail(log):
-                raise SetupError(
-                    f"PostgreSQL did not start.\n{processes.tail(log)}\nThe whole log: {log}"
-                ) from None
+                raise processes.failed("PostgreSQL did not start.", log) from None
             preferred = port + 1  # somebody was faster
             continue
         pid = int((home / "data" / "postmaster.pid").read_text(encoding="ascii").split()[0])
@@ -357,10 +377,7 @@ def _run(argv, owner):
             **owner.options(),
         )
     if ended.returncode:
-        raise SetupError(
-            f"PostgreSQL's {Path(argv[0]).name} failed.\n{processes.tail(log)}\n"
-            f"The whole log: {log}"
-        )
+        raise processes.failed(f"PostgreSQL's {Path(argv[0]).name} failed.", log)
 
 
 if sys.platform == "win32":  # pragma: no cover

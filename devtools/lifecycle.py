@@ -16,6 +16,7 @@ from .errors import SetupError
 from .progress import note, say, warn
 
 LOGIN = "admin"
+SERVICES = (*services.LOG_FILES, embedded.SERVICE)
 DATA_DIR = paths.LOCAL / "data"
 
 
@@ -32,10 +33,11 @@ class Site:
 def up(_arguments):
     """Start everything in the background and return when the demo runs have ended."""
     with one_at_a_time():
+        before = _running()
         try:
             site = _start()
         except BaseException:
-            _stop_after_failure()
+            _stop_all_but(before)
             raise
     _wait_for_demo(site)
     _tell(site)
@@ -45,7 +47,7 @@ def up(_arguments):
 
 def run(_arguments):
     """Start everything, follow the log until Ctrl-C, then stop everything again."""
-    site = None
+    site, before = None, _running()
     try:
         with one_at_a_time():
             site = _start()
@@ -67,7 +69,7 @@ def run(_arguments):
         if site and site.already_running:
             note("it ran before in the background and goes on; `make down` stops it")
         else:
-            _stop_after_failure()
+            _stop_all_but(before)
 
 
 def down(_arguments):
@@ -84,7 +86,8 @@ def clean(_arguments):
         say("There is nothing to remove.")
         return 0
     with one_at_a_time():
-        _stop()
+        services.stop_all()
+        embedded.stop(force=True)
         _drop_given_databases()
         embedded.remove()
         shutil.rmtree(paths.LOCAL)
@@ -207,11 +210,21 @@ def _stop():
     return stopped
 
 
-def _stop_after_failure():
+def _running():
+    """The services that run now."""
+    return {name: processes.recorded(name) for name in SERVICES}
+
+
+def _stop_all_but(before):
+    """Stop what runs now and did not run before; a service started anew counts as new."""
     # A second Ctrl-C would leave half of it running.
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _stop()
+        now = _running()
+        if any(now[name] != before[name] for name in services.LOG_FILES):
+            services.stop_all()
+        if now[embedded.SERVICE] != before[embedded.SERVICE]:
+            embedded.stop()
     finally:
         signal.signal(signal.SIGINT, previous)
 

@@ -91,12 +91,22 @@ def _from_home(home):
     for packages in candidates:
         series = series_of(packages)
         if series == SERIES:
+            _tell_dangling_links(packages)
             return Odoo(packages.resolve(), f"ODOO_HOME ({home})")
         if series:
             raise SetupError(
                 f"ODOO_HOME={home} is Odoo {series}, this addon is for {SERIES}. {GET_ONE}"
             )
     raise SetupError(f"ODOO_HOME={home} holds no Odoo (no odoo/release.py there). {GET_ONE}")
+
+
+def _tell_dangling_links(packages):
+    essential = packages / "odoo/addons/web/static/lib/jquery" / ESSENTIAL
+    if essential.is_symlink() and not essential.exists():
+        note(
+            "the Odoo in ODOO_HOME lacks what Debian's package only links to: tests of pages fail "
+            f"until {', '.join(HELPERS)} are unpacked into the same folder (dpkg -x)"
+        )
 
 
 def _importable():

@@ -5,6 +5,7 @@ belong to somebody else, and nobody else's process is ever signalled.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -148,7 +149,12 @@ def run_logged(argv, log, env=None, cwd=None, failure=None, stdin=None):
         )
     if ended.returncode:
         sentence = failure or f"The command {argv[0]} failed."
-        raise SetupError(f"{sentence}\n{tail(log)}\nThe whole log: {log}")
+        raise failed(sentence, log)
+
+
+def failed(sentence, log, lines=8):
+    """A SetupError that shows the end of a log, and last what the sentence says of it."""
+    return SetupError(f"{tail(log, lines)}\n\n{sentence}\nThe whole log: {log}")
 
 
 def tail(log, lines=15):
@@ -166,8 +172,6 @@ def tail(log, lines=15):
 @contextlib.contextmanager
 def exclusive(path, busy):
     """Hold a lock file for the block; call `busy()` once when somebody else holds it."""
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as stream:
         try:

@@ -29,7 +29,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 30
 # Picture -> path of the page, selector that is there when the page is ready.
 PICTURES = {
-    "projects": ("/odoo/ops-projects", ".o_ops_strip_run"),
     "runs": ("/odoo/ops-runs", ".o_ops_run_card"),
     "failed-run": ("/odoo/ops-runs/{failed_run}", ".o_ops_log_target"),
 }
@@ -69,7 +68,8 @@ class Odoo:
             answer = json.load(response)
         if "error" in answer:
             raise Problem(f"{path}: {answer['error']['data']['message']}")
-        return answer["result"]
+        # Odoo leaves the result of a method without one out.
+        return answer.get("result")
 
 
 class Browser:
@@ -97,14 +97,21 @@ class Browser:
 
         port_file = Path(self._folder) / "DevToolsActivePort"
         wait_until(port_file.exists, "Chromium has not started.")
-        port = port_file.read_text().splitlines()[0]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=SECONDS) as reply:
-            page = next(target for target in json.load(reply) if target["type"] == "page")
-        self._socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=SECONDS)
+        wait_until(lambda: self._address(port_file), "Chromium has opened no page.")
+        self._socket = websocket.create_connection(self._address(port_file), timeout=SECONDS)
         # The window's own size counts its frame too.
         width, height = self._size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.command("Emulation.setDeviceMetricsOverride", **metrics)
+
+    @staticmethod
+    def _address(port_file):
+        """Where our page can be debugged; Chromium lists pages of its own beside it."""
+        port = port_file.read_text().partition("\n")[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=SECONDS) as reply:
+            targets = json.load(reply)
+        pages = [t for t in targets if t["type"] == "page" and t["url"] == "about:blank"]
+        return pages[0]["webSocketDebuggerUrl"] if pages else None
 
     def command(self, method, **params):
         """Send one command of the DevTools protocol and return its result."""
@@ -112,10 +119,11 @@ class Browser:
         self._socket.send(json.dumps({"id": number, "method": method, "params": params}))
         while True:
             answer = json.loads(self._socket.recv())
-            if answer.get("id") == number:
-                if "error" in answer:
-                    raise Problem(f"{method}: {answer['error']['message']}")
-                return answer["result"]
+            if answer.get("id") != number:
+                continue
+            if "error" in answer:
+                raise Problem(f"{method}: {answer['error']['message']}")
+            return answer["result"]
 
     def evaluate(self, script):
         """Value of a JavaScript expression in the page."""

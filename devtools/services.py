@@ -61,10 +61,7 @@ def start_worker(server, name):
         )
         # A worker with wrong settings ends at once.
         if process.wait(2):
-            raise SetupError(
-                f"The worker did not start.\n{processes.tail(LOG_FILES[WORKER])}\n"
-                f"The whole log: {LOG_FILES[WORKER]}"
-            )
+            raise processes.failed("The worker did not start.", LOG_FILES[WORKER])
 
 
 def stop_all():
@@ -113,16 +110,11 @@ def _wait_until_ready(process, port):
         if not process.is_alive():
             if "Address already in use" in processes.tail(log):
                 return False
-            raise SetupError(
-                f"Odoo ended at its start.\n{processes.tail(log)}\nThe whole log: {log}"
-            )
+            raise processes.failed("Odoo ended at its start.", log)
         if _answers(port):
             return ports.listens(process.pid, port) is not False
         time.sleep(0.2)
-    raise SetupError(
-        f"Odoo did not answer within {READY_SECONDS} s.\n{processes.tail(log)}\n"
-        f"The whole log: {log}"
-    )
+    raise processes.failed(f"Odoo did not answer within {READY_SECONDS} s.", log)
 
 
 def _answers(port):

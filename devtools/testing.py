@@ -59,19 +59,21 @@ def test(arguments):
 
 @contextlib.contextmanager
 def prepared_server():
-    """A running PostgreSQL for the block, and an Odoo; stopped again if it was started here."""
+    """A running PostgreSQL for the block, and an Odoo; stopped again unless `make up` uses it."""
     lifecycle.check_tools()
     with lifecycle.one_at_a_time():
         database.ensure_odoo()
         if not postgres.is_external():
             venv.ensure(["postgres"])
-        started = not postgres.is_external() and not processes.recorded(embedded.SERVICE)
         server = postgres.ensure_running()
+        using = contextlib.ExitStack()
+        using.enter_context(embedded.in_use())
     try:
         yield server
     finally:
+        using.close()
         with lifecycle.one_at_a_time():
-            if started and not processes.recorded(services.SERVER):
+            if not processes.recorded(services.SERVER):
                 embedded.stop()
 
 

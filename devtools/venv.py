@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from .progress import note, step
 
 TRIES = 3
 BACK_OFF_SECONDS = 4  # doubled after each failed try
+# pip's words when the index answers, but has nothing that fits; trying again does not help.
+NOT_FOR_THIS_PYTHON = re.compile(r"Could not find a version .*\(from versions: (?!none)")
 
 
 def python(venv=paths.VENV):
@@ -79,7 +82,8 @@ def _works(venv):
 
 def _install(venv, requirements, group):
     log = paths.LOGS / f"pip-{group}.log"
-    argv = [python(venv), "-m", "pip", "install", "--no-input", "-r", requirements]
+    # Compiling everything takes longer than Python needs for what is imported in the end.
+    argv = [python(venv), "-m", "pip", "install", "--no-input", "--no-compile", "-r", requirements]
     if group == "postgres":
         argv.append("--no-deps")
     environment = {
@@ -98,6 +102,14 @@ def _install(venv, requirements, group):
                 ),
             )
         except SetupError:
+            if NOT_FOR_THIS_PYTHON.search(processes.tail(log)):
+                raise processes.failed(
+                    f"A version pinned in requirements/{group}.txt does not exist for Python "
+                    f"{sys.version.split()[0]} on this machine: start again with another one, "
+                    "`make PYTHON=/path/to/python3 ...`.",
+                    log,
+                    lines=3,
+                ) from None
             if attempt == TRIES:
                 raise
             wait = BACK_OFF_SECONDS * 2 ** (attempt - 1)

@@ -6,6 +6,7 @@ when PostgreSQL asks for it). ``call_committed`` runs it in a READ COMMITTED tra
 its own, as claims, heartbeats, log batches and completions must be.
 """
 
+import logging
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from odoo.sql_db import db_connect
 from odoo.tools import SQL
 
 from .roles import MATRIX
+
+_logger = logging.getLogger(__name__)
 
 SQL_FOLDER = Path(__file__).parent.parent / "sql"
 SCHEMA_COMMENT = "OdooOps kernel: functions and views; made by the addon, do not edit"
@@ -102,6 +105,12 @@ class OpsKernel(models.AbstractModel):
                     "This database has schemas named ops and odooops that OdooOps did not make."
                     " Rename one of them and install again."
                 )
+            )
+        if schema != SCHEMA_NAMES[0]:
+            _logger.warning(
+                "schema %s belongs to something else and stays as it is; OdooOps uses %s",
+                SCHEMA_NAMES[0],
+                schema,
             )
         self.env.cr.execute(SQL("CREATE SCHEMA %s", SQL.identifier(schema)))
         self.env.cr.execute(

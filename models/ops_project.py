@@ -1,16 +1,22 @@
 """A project: one repository with its workflows, its runs and its members."""
 
 import re
+import unicodedata
 
 from odoo import api, fields, models
 from odoo.exceptions import AccessError, ValidationError
 
+from ..worker.checkout import checked_url
+from ..worker.errors import RunError
 from .roles import MATRIX, ROLES
 from .statuses import STATUSES
 
 SLUG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
 # How many runs a project's card shows as coloured bars.
 RECENT_RUNS = 16
+
+# What only members with a role may write, so not before there is an owner.
+MANAGED = ("membership_ids", "workflow_ids")
 
 
 class OpsProject(models.Model):
@@ -127,7 +133,7 @@ class OpsProject(models.Model):
     def _compute_last_run(self):
         for project in self:
             runs = self.env["ops.run"].search(
-                [("project_id", "=", project.id)], order="run_number desc", limit=RECENT_RUNS
+                [("project_id", "in", project.ids)], order="run_number desc", limit=RECENT_RUNS
             )
             project.last_run_id = runs[:1]
             project.last_run_status = runs[:1].status
@@ -136,25 +142,41 @@ class OpsProject(models.Model):
                 for run in reversed(runs)
             ]
 
+    @api.onchange("name")
+    def _onchange_name(self):
+        """Propose a slug, so that a name and an address are enough to begin."""
+        if self.name and not self.slug:
+            plain = unicodedata.normalize("NFKD", self.name).encode("ascii", "ignore").decode()
+            self.slug = "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
+
     @api.constrains("repository_url", "default_branch")
     def _check_repository(self):
         for project in self:
-            if (project.repository_url or "").startswith("-"):
-                raise ValidationError(
-                    self.env._("A repository's address must not begin with a dash.")
-                )
+            if project.repository_url:
+                try:
+                    checked_url(project.repository_url)
+                except RunError as error:
+                    raise ValidationError(str(error)) from error
             if project.default_branch.startswith("-"):
                 raise ValidationError(self.env._("A branch's name must not begin with a dash."))
 
     @api.model_create_multi
     def create(self, vals_list):
-        """Whoever creates a project owns it."""
-        projects = super().create(vals_list)
-        for project in projects:
-            if not project.sudo().membership_ids.filtered(lambda m: m.role == "owner"):
-                self.env["ops.project.membership"].sudo().create(
-                    {"project_id": project.id, "user_id": self.env.uid, "role": "owner"}
-                )
+        """Whoever creates a project owns it.
+
+        Members and workflows given with it are added afterwards: by then the creator is its
+        owner and may do so.
+        """
+        later = [{name: vals[name] for name in MANAGED if name in vals} for vals in vals_list]
+        projects = super().create(
+            [{k: v for k, v in vals.items() if k not in MANAGED} for vals in vals_list]
+        )
+        self.env["ops.project.membership"].sudo().create(
+            [{"project_id": p.id, "user_id": self.env.uid, "role": "owner"} for p in projects]
+        )
+        for project, vals in zip(projects, later, strict=True):
+            if vals:
+                project.write(vals)
         return projects
 
     def write(self, vals):

@@ -57,7 +57,7 @@ class OpsRun(models.Model):
     error_code = fields.Char(readonly=True)
     error_message = fields.Text(readonly=True)
     idempotency_key = fields.Char(readonly=True)
-    git_ref = fields.Char("Git Ref", readonly=True)
+    git_ref = fields.Char(readonly=True)
     git_commit = fields.Char(readonly=True)
     short_commit = fields.Char("Commit", compute="_compute_short_commit")
     priority = fields.Integer(

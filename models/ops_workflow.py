@@ -28,7 +28,7 @@ class OpsWorkflow(models.Model):
     workflow_type = fields.Selection(WORKFLOW_TYPES, required=True, default="test")
     enabled = fields.Boolean(default=True, help="Disabled workflows take no new runs.")
     sequence = fields.Integer(default=10)
-    git_ref = fields.Char("Git Ref", help="Branch or tag; the project's default branch if empty.")
+    git_ref = fields.Char(help="Branch or tag; the project's default branch if empty.")
     git_commit = fields.Char(help="Full commit id, to build always the same state.")
     config = fields.Json()
     config_text = fields.Text(
@@ -88,7 +88,7 @@ class OpsWorkflow(models.Model):
     def _compute_last_run(self):
         for workflow in self:
             workflow.last_run_id = self.env["ops.run"].search(
-                [("workflow_id", "=", workflow.id)], order="run_number desc", limit=1
+                [("workflow_id", "in", workflow.ids)], order="run_number desc", limit=1
             )
             workflow.last_run_status = workflow.last_run_id.status
 

@@ -11,6 +11,13 @@ CREATE FUNCTION refuse(p_code text, p_error text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 RETURN jsonb_build_object('success', false, 'code', p_code, 'error', p_error);
 
+-- Whether Python, which reads the columns, can hold this time. PostgreSQL also knows infinity
+-- and years that datetime does not.
+CREATE FUNCTION is_readable_time(p_time timestamptz) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN isfinite(p_time)
+       AND p_time >= '1970-01-01 00:00:00+00' AND p_time < '9000-01-01 00:00:00+00';
+
 -- Seconds a claim is held before the work starts, and a running run between heartbeats.
 CREATE FUNCTION claim_lease_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 30;
 CREATE FUNCTION run_lease_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 60;

@@ -55,7 +55,7 @@ $$;
 -- Why these arguments cannot be queued: a refusal, or NULL.
 CREATE FUNCTION queue_problem(
     p_git_ref text, p_git_commit text, p_idempotency_key text, p_priority integer,
-    p_metadata jsonb, p_trigger text
+    p_available_at timestamptz, p_metadata jsonb, p_trigger text
 ) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
@@ -71,7 +71,9 @@ AS $$
                  WHEN octet_length(p_metadata::text) > 65536
             THEN 'metadata must not exceed 65536 bytes' END),
         (6, CASE WHEN p_trigger NOT IN ('manual', 'api', 'webhook', 'schedule', 'retry')
-            THEN 'trigger must be manual, api, webhook, schedule or retry' END)
+            THEN 'trigger must be manual, api, webhook, schedule or retry' END),
+        (7, CASE WHEN NOT is_readable_time(p_available_at)
+            THEN 'available_at must be a time before the year 9000' END)
     ) AS checks (rank, problem)
     WHERE problem IS NOT NULL ORDER BY rank LIMIT 1
 $$;
@@ -171,7 +173,8 @@ BEGIN
         v_git_commit := coalesce(
             p_git_commit, CASE WHEN p_git_ref IS NULL THEN v_workflow.git_commit END);
         v_refusal := queue_problem(v_git_ref, v_git_commit, p_idempotency_key,
-            coalesce(p_priority, 0), coalesce(p_metadata, '{}'), coalesce(p_trigger, 'manual'));
+            coalesce(p_priority, 0), p_available_at, coalesce(p_metadata, '{}'),
+            coalesce(p_trigger, 'manual'));
         IF v_refusal IS NOT NULL THEN
             RETURN v_refusal;
         END IF;

@@ -26,13 +26,17 @@ BEGIN
        OR octet_length(line.value ->> 'message') > max_message_bytes()
        OR coalesce(line.value ->> 'level', 'info') NOT IN ('debug', 'info', 'warn', 'error')
        OR coalesce(jsonb_typeof(line.value -> 'metadata'), 'object') <> 'object'
+       OR NOT coalesce(is_readable_time((line.value ->> 'timestamp')::timestamptz), true)
     ORDER BY line.position LIMIT 1;
     IF FOUND THEN
         RETURN refuse('invalid_input', format(
             'line %s: wants a message of at most %s bytes, a level out of debug, info, warn, '
-            'error, and metadata that is an object', v_position, max_message_bytes()));
+            'error, metadata that is an object, and a timestamp like 2026-01-31T12:00:00.000001Z',
+            v_position, max_message_bytes()));
     END IF;
     RETURN NULL;
+EXCEPTION WHEN data_exception THEN
+    RETURN refuse('invalid_input', 'timestamp must be an ISO 8601 time with its offset');
 END
 $$;
 
@@ -70,8 +74,6 @@ BEGIN
     v_next := greatest(v_next, p_first_seq + jsonb_array_length(p_lines));
     UPDATE ops_run_lease SET next_log_seq = v_next WHERE run_id = p_run_id;
     RETURN jsonb_build_object('success', true, 'next_seq', v_next);
-EXCEPTION WHEN invalid_datetime_format OR datetime_field_overflow THEN
-    RETURN refuse('invalid_input', 'timestamp must be an ISO 8601 time with its offset');
 END
 $$;
 
@@ -138,7 +140,8 @@ $$;
 
 -- Why an artifact cannot be recorded: a refusal, or NULL.
 CREATE FUNCTION artifact_problem(
-    p_artifact_key text, p_artifact_url text, p_size_bytes bigint, p_checksum text, p_metadata jsonb
+    p_artifact_key text, p_artifact_url text, p_size_bytes bigint, p_checksum text,
+    p_expires_at timestamptz, p_metadata jsonb
 ) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
@@ -153,7 +156,9 @@ AS $$
         (3, CASE WHEN coalesce(p_size_bytes, -1) < 0 THEN 'size_bytes must not be negative' END),
         (4, CASE WHEN coalesce(p_checksum !~ '^[0-9a-f]{64}$', true)
             THEN 'checksum must be a SHA-256 in lower-case hex' END),
-        (5, CASE WHEN jsonb_typeof(p_metadata) <> 'object' THEN 'metadata must be a JSON object' END)
+        (5, CASE WHEN jsonb_typeof(p_metadata) <> 'object' THEN 'metadata must be a JSON object' END),
+        (6, CASE WHEN NOT is_readable_time(p_expires_at)
+            THEN 'expires_at must be a time before the year 9000' END)
     ) AS checks (rank, problem)
     WHERE problem IS NOT NULL ORDER BY rank LIMIT 1
 $$;
@@ -178,7 +183,7 @@ BEGIN
     v_refusal := coalesce(
         holder_problem(p_run_id, NULL, p_epoch),
         artifact_problem(p_artifact_key, p_artifact_url, p_size_bytes, p_checksum,
-                         coalesce(p_metadata, '{}')));
+                         p_expires_at, coalesce(p_metadata, '{}')));
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;

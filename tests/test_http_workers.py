@@ -147,6 +147,13 @@ class TestWorkerMethods(KernelCase, HttpCase):
                     "lines": [{**line, "timestamp": "2026-01-01 00:00 No/Where"}],
                 },
             ),
+            *(
+                (
+                    "append_run_logs",
+                    {**held, "first_seq": 1, "lines": [{**line, "timestamp": timestamp}]},
+                )
+                for timestamp in ("infinity", "now", "0001-01-01T00:00:00Z", "99999-01-01", 5)
+            ),
             ("complete_workflow_run", {**held, "exit_code": 2**31}),
             ("complete_workflow_run", held),
         ):

@@ -260,6 +260,9 @@ class TestKernelExecution(KernelCase):
             [{"message": "a"}, {"message": "b", "level": "loud"}],
             [{"message": "a"}, {"message": "x" * 65537}],
             [{"message": "a", "timestamp": "yesterday or so"}],
+            [{"message": "a", "timestamp": "infinity"}],
+            [{"message": "a", "timestamp": "0044-03-15 12:00:00+00 BC"}],
+            [{"message": "a", "timestamp": "2026-01-01 00:00 No/Where"}],
             [{"message": "a", "metadata": []}],
             [{"message": "a"}] * 1001,
         ):

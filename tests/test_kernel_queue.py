@@ -85,6 +85,7 @@ class TestKernelQueue(KernelCase):
             {"metadata": ["no", "object"]},
             {"metadata": {"big": "x" * 70000}},
             {"trigger": "magic"},
+            {"available_at": "infinity"},
         ):
             with self.subTest(arguments=arguments):
                 reply = self.db.call("queue_run", workflow_id=self.workflow, **arguments)

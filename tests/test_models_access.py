@@ -1,6 +1,7 @@
 """The role matrix at the ORM's door: who reads, edits, queues, cancels, manages."""
 
 from odoo.exceptions import AccessError, ValidationError
+from odoo.fields import Command
 from odoo.tests import TransactionCase, new_test_user, tagged
 
 ROLES = ("viewer", "developer", "admin", "owner")
@@ -61,6 +62,25 @@ class TestModelsAccess(TransactionCase):
     def test_the_creator_of_a_project_owns_it(self):
         membership = self.project.membership_ids.filtered(lambda m: m.role == "owner")
         self.assertEqual(membership.user_id, self.users["owner"])
+
+    def test_a_project_is_created_with_its_workflows_and_members_at_once(self):
+        project = (
+            self.env["ops.project"]
+            .with_user(self.users["stranger"])
+            .create(
+                {
+                    "name": "At once",
+                    "slug": "at-once",
+                    "workflow_ids": [Command.create({"name": "Test", "workflow_type": "test"})],
+                    "membership_ids": [
+                        Command.create({"user_id": self.users["viewer"].id, "role": "viewer"})
+                    ],
+                }
+            )
+        )
+        self.assertEqual(project.my_role, "owner")
+        self.assertEqual(project.workflow_ids.mapped("name"), ["Test"])
+        self.assertEqual(len(project.membership_ids), 2)
 
     def test_strangers_see_nothing(self):
         run = self.workflows["test"].queue_run()

@@ -55,6 +55,17 @@ class TestModelsRules(TransactionCase):
             {"name": "Test", "project_id": self.project.id, "workflow_type": "test"},
         )
 
+    def test_a_repository_that_no_worker_would_read_is_refused(self):
+        for wrong in ("--upload-pack=x", "ext::sh -c id", "relative/path", "http://a b/c.git"):
+            with self.subTest(url=wrong), self.assertRaises(ValidationError):
+                self.project.repository_url = wrong
+        for right in (
+            "https://example.com/team/addons.git",
+            "git@example.com:team/addons.git",
+            "/srv/git/our addons",
+        ):
+            self.project.repository_url = right
+
     def test_the_workspace_key_comes_from_the_slug(self):
         self.assertEqual(self.project.workspace_key, "rules_test_workspace")
         project = self.env["ops.project"].create({"name": "4", "slug": "4-seasons"})

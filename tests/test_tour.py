@@ -34,9 +34,7 @@ class Worker:
 
     def call(self, function, **arguments):
         with self._registry.cursor() as cr:
-            reply = api.Environment(cr, SUPERUSER_ID, {})["ops.kernel"]._call(
-                function, **arguments
-            )
+            reply = api.Environment(cr, SUPERUSER_ID, {})["ops.kernel"]._call(function, **arguments)
         if not reply["success"]:
             raise AssertionError(f"{function}: {reply}")
         return reply

@@ -33,7 +33,7 @@ class TestOneRun(KernelCase):
         )
         return {row[0]: row[1:] for row in rows}
 
-    def read(self, url):
+    def read_artifact(self, url):
         with FilesystemStore(self.folder / "artifacts").open(url) as stream:
             return stream.read()
 
@@ -53,8 +53,8 @@ class TestOneRun(KernelCase):
         self.assertIn("a\u2400b0", messages)
         artifacts = self.artifacts(run_id)
         self.assertEqual(set(artifacts), {"out.txt", "run.log.gz"})
-        self.assertEqual(self.read(artifacts["out.txt"][0]), f"{run_id}\n".encode())
-        log = gzip.decompress(self.read(artifacts["run.log.gz"][0])).decode()
+        self.assertEqual(self.read_artifact(artifacts["out.txt"][0]), f"{run_id}\n".encode())
+        log = gzip.decompress(self.read_artifact(artifacts["run.log.gz"][0])).decode()
         self.assertEqual([line.split("\t")[4] for line in log.splitlines()], messages)
         self.assertEqual(list((self.folder / "work").iterdir()), [])
 

@@ -64,6 +64,7 @@ class CheckoutCase(unittest.TestCase):
     """A folder with a repository of two commits on main, a tag and a branch."""
 
     def setUp(self):
+        super().setUp()
         self.folder = Path(tempfile.mkdtemp(prefix="odooops-checkout-"))
         self.addCleanup(shutil.rmtree, self.folder)
         self.repository = self.folder / "repository"

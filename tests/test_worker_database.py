@@ -17,6 +17,7 @@ class DatabaseCase(unittest.TestCase):
     """Names of its own for every test, swept away afterwards."""
 
     def setUp(self):
+        super().setUp()
         self.prefix = database.name_prefix(f"test {secrets.token_hex(8)}")
         self.addCleanup(lambda: database.collect_garbage(DSN, self.prefix, lambda *_: False))
 

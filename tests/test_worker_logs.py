@@ -123,7 +123,7 @@ class TestShipping(FolderCase):
         self.log.start()
         self.addCleanup(self.log.close)
 
-    def write(self, *messages):
+    def write_lines(self, *messages):
         now = time.time_ns() // 1000
         self.log.write([LogLine(now, "info", message) for message in messages])
 
@@ -137,7 +137,7 @@ class TestShipping(FolderCase):
     def test_lines_arrive_in_order_and_stand_in_the_complete_log(self):
         expected = [f"line {number}" for number in range(5000)]
         for start in range(0, 5000, 7):
-            self.write(*expected[start : start + 7])
+            self.write_lines(*expected[start : start + 7])
         self.assertTrue(self.flush())
         self.assertEqual(self.received(), expected)
         text = gzip.decompress(self.log.finish().read_bytes()).decode()
@@ -145,37 +145,37 @@ class TestShipping(FolderCase):
 
     def test_lines_wait_while_the_control_plane_is_away(self):
         self.server.away = True
-        self.write("one")
+        self.write_lines("one")
         time.sleep(0.4)
-        self.write("two")
+        self.write_lines("two")
         self.server.away = False
         self.assertTrue(self.flush())
         self.assertEqual(self.received(), ["one", "two"])
 
     def test_sending_goes_back_to_the_line_the_control_plane_wants(self):
         for number in range(3):
-            self.write(f"line {number}")
+            self.write_lines(f"line {number}")
             self.assertTrue(self.flush())
         del self.server.rows[1:]
-        self.write("line 3")
+        self.write_lines("line 3")
         self.assertTrue(self.flush())
         self.assertEqual(self.received(), [f"line {number}" for number in range(4)])
 
     def test_one_refused_line_does_not_hold_up_the_others(self):
-        self.write("one", "poison", "three")
+        self.write_lines("one", "poison", "three")
         self.assertTrue(self.flush())
         self.assertEqual([self.received()[0], self.received()[2]], ["one", "three"])
         self.assertIn("could not be stored", self.received()[1])
 
     def test_a_stale_epoch_ends_the_sending(self):
         self.server.reply = Refused("stale_epoch", "not yours")
-        self.write("one")
+        self.write_lines("one")
         self.assertFalse(self.flush())
         self.assertEqual(self.log.refused.code, "stale_epoch")
 
     def test_a_secret_reaches_neither_the_control_plane_nor_the_file(self):
         self.log.masker.add("hunter22")
-        self.write("password hunter22")
+        self.write_lines("password hunter22")
         self.assertTrue(self.flush())
         wait_for(self.received)
         self.assertEqual(self.received(), ["password ***"])

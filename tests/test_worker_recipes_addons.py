@@ -25,6 +25,7 @@ class AddonsCase(unittest.TestCase):
     """An empty checkout and a way to put modules into it."""
 
     def setUp(self):
+        super().setUp()
         self.checkout = Path(tempfile.mkdtemp(prefix="odooops-addons-"))
         self.addCleanup(shutil.rmtree, self.checkout)
 
@@ -189,25 +190,25 @@ class TestSources(AddonsCase):
         answer = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
         return [(problem["file"], problem["line"]) for problem in json.loads(answer)]
 
-    def write(self, name, content):
+    def write_file(self, name, content):
         path = self.checkout / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
     def test_good_files_pass(self):
         self.add("m")
-        self.write("m/a.py", "# -*- coding: latin-1 -*-\nx = 'ä'\n".encode("latin-1"))
-        self.write("m/views/a.xml", '<?xml version="1.0"?>\n<odoo/>')
-        self.write("m/security/ir.model.access.csv", "id,name\na,b\n")
+        self.write_file("m/a.py", "# -*- coding: latin-1 -*-\nx = 'ä'\n".encode("latin-1"))
+        self.write_file("m/views/a.xml", '<?xml version="1.0"?>\n<odoo/>')
+        self.write_file("m/security/ir.model.access.csv", "id,name\na,b\n")
         self.assertEqual(self.problems(), [])
 
     def test_wrong_python_xml_and_csv_are_found_with_their_lines(self):
         self.add("m")
-        self.write("m/a.py", "x = 1\ndef f(:\n")
-        self.write("m/nul.py", b"x = 1\0\n")
-        self.write("m/views/a.xml", "<odoo>\n  <record>\n</odoo>\n")
-        self.write("m/static/src/b.xml", "<templates>\n<t></templates>")
-        self.write("m/security/ir.model.access.csv", "id,name\na,b\nc\n")
+        self.write_file("m/a.py", "x = 1\ndef f(:\n")
+        self.write_file("m/nul.py", b"x = 1\0\n")
+        self.write_file("m/views/a.xml", "<odoo>\n  <record>\n</odoo>\n")
+        self.write_file("m/static/src/b.xml", "<templates>\n<t></templates>")
+        self.write_file("m/security/ir.model.access.csv", "id,name\na,b\nc\n")
         self.assertEqual(
             sorted(self.problems()),
             [
@@ -221,10 +222,10 @@ class TestSources(AddonsCase):
 
     def test_what_odoo_does_not_load_is_left_alone(self):
         self.add("m")
-        self.write("m/static/lib/a.xml", "<broken")
-        self.write("m/static/a.py", "def")
-        self.write("m/tests/data/a.xml", "<broken")
-        self.write("m/.hidden/a.py", "def")
+        self.write_file("m/static/lib/a.xml", "<broken")
+        self.write_file("m/static/a.py", "def")
+        self.write_file("m/tests/data/a.xml", "<broken")
+        self.write_file("m/.hidden/a.py", "def")
         self.assertEqual(self.problems(), [])
 
 

@@ -26,6 +26,7 @@ class RecipeCase(unittest.TestCase):
     """Runs a recipe as the execution does."""
 
     def setUp(self):
+        super().setUp()
         self.folder = Path(tempfile.mkdtemp(prefix="odooops-recipe-"))
         self.addCleanup(shutil.rmtree, self.folder)
 

@@ -30,6 +30,7 @@ def record(method, outcome, **more):
 
 class TestResults(unittest.TestCase):
     def setUp(self):
+        super().setUp()
         self.folder = Path(tempfile.mkdtemp(prefix="odooops-results-"))
         self.addCleanup(shutil.rmtree, self.folder)
         self.file = self.folder / "results.jsonl"

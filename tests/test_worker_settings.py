@@ -8,24 +8,24 @@ from odoo.addons.odooops.worker.settings import SettingsError, add_arguments, re
 
 
 class TestSettings(unittest.TestCase):
-    def read(self, *argv, **environment):
+    def settings(self, *argv, **environment):
         parser = argparse.ArgumentParser()
         add_arguments(parser)
         return read_settings(parser.parse_args(argv), environment, {"work_dir": Path("/default")})
 
     def test_the_command_line_wins_over_the_environment_and_that_over_defaults(self):
-        self.assertEqual(self.read().work_dir, Path("/default"))
-        self.assertEqual(self.read(ODOOOPS_WORK_DIR="/env").work_dir, Path("/env"))
-        settings = self.read("--work-dir", "/line", ODOOOPS_WORK_DIR="/env")
+        self.assertEqual(self.settings().work_dir, Path("/default"))
+        self.assertEqual(self.settings(ODOOOPS_WORK_DIR="/env").work_dir, Path("/env"))
+        settings = self.settings("--work-dir", "/line", ODOOOPS_WORK_DIR="/env")
         self.assertEqual(settings.work_dir, Path("/line"))
 
     def test_run_databases_are_made_on_the_control_planes_server_by_default(self):
-        self.assertEqual(self.read("--dsn", "dbname=x").runs_dsn, "dbname=x")
+        self.assertEqual(self.settings("--dsn", "dbname=x").runs_dsn, "dbname=x")
 
     def test_processes_are_not_allowed_unless_asked_for(self):
-        self.assertFalse(self.read().allow_process)
-        self.assertTrue(self.read("--allow-process").allow_process)
-        self.assertTrue(self.read(ODOOOPS_ALLOW_PROCESS="yes").allow_process)
+        self.assertFalse(self.settings().allow_process)
+        self.assertTrue(self.settings("--allow-process").allow_process)
+        self.assertTrue(self.settings(ODOOOPS_ALLOW_PROCESS="yes").allow_process)
 
     def test_a_wrong_value_is_refused_with_the_name_of_its_setting(self):
         wrong = {
@@ -39,11 +39,13 @@ class TestSettings(unittest.TestCase):
         for option, values in wrong.items():
             for value in values:
                 with self.assertRaisesRegex(SettingsError, f"^{option} .*"):
-                    self.read(option, value)
+                    self.settings(option, value)
         with self.assertRaisesRegex(SettingsError, "^ODOOOPS_CAPACITY must be a whole number"):
-            self.read(ODOOOPS_CAPACITY="many")
+            self.settings(ODOOOPS_CAPACITY="many")
 
     def test_commands_and_lists_are_split(self):
-        settings = self.read("--odoo", "python3 '/a b/odoo'", "--labels", "docker, linux,docker")
+        settings = self.settings(
+            "--odoo", "python3 '/a b/odoo'", "--labels", "docker, linux,docker"
+        )
         self.assertEqual(settings.odoo, ("python3", "/a b/odoo"))
         self.assertEqual(settings.labels, ("docker", "linux"))

@@ -82,7 +82,6 @@ class KernelCase(FolderCase):
         """An Odoo environment whose changes are committed."""
         with sql_db.db_connect(get_db_name()).cursor() as cr:
             yield api.Environment(cr, SUPERUSER_ID, {})
-            cr.commit()
 
     def query(self, statement, *parameters):
         with self.connection.cursor() as cursor:

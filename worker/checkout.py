@@ -94,7 +94,9 @@ def checked_url(url: str | None) -> str:
     """
     if not url:
         raise RunError("setup_error", "The project has no repository URL.")
-    if re.search(r"[\x00-\x20\x7f]", url) or url.startswith("-") or "::" in url:
+    # A folder's name may hold a blank, a URL writes it as %20.
+    unfit = r"[\x00-\x1f\x7f]" if url.startswith("/") else r"[\x00-\x20\x7f]"
+    if re.search(unfit, url) or url.startswith("-") or "::" in url:
         raise RunError("setup_error", f"“{redacted(url)}” cannot be used as a repository URL.")
     scheme, separator, _ = url.partition("://")
     known = scheme in SCHEMES if separator else url.startswith("/") or _SCP_LIKE.fullmatch(url)

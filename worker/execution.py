@@ -9,6 +9,7 @@ on.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -80,13 +81,12 @@ def remove_tree(path: Path) -> None:
 
     def make_writable(function: Callable[..., Any], name: str, _error: Any) -> None:
         try:
-            os.chmod(os.path.dirname(name), stat.S_IRWXU)
-            if not os.path.islink(name):
-                os.chmod(name, stat.S_IRWXU)
-            if function in (os.unlink, os.rmdir):
-                function(name)
-        except FileNotFoundError:
-            pass
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(os.path.dirname(name), stat.S_IRWXU)
+                if not os.path.islink(name):
+                    os.chmod(name, stat.S_IRWXU)
+                if function in (os.unlink, os.rmdir):
+                    function(name)
         except OSError as error:
             _logger.warning("%s cannot be removed: %s", name, error)
 

@@ -75,7 +75,7 @@ require_settings() {
     ODOOOPS_URL=${ODOOOPS_URL%/}
     # Also keeps the key from breaking out of curl's configuration below.
     [[ ${ODOOOPS_TOKEN:-} =~ ^[A-Za-z0-9._~+/=-]+$ ]] ||
-        die "$EXIT_USAGE" "ODOOOPS_TOKEN must hold an API key (menu OdooOps > New API key)."
+        die "$EXIT_USAGE" "ODOOOPS_TOKEN must hold an API key (menu OdooOps > Configuration > New API key)."
     [[ ${ODOOOPS_DB:-} =~ ^[A-Za-z0-9._-]*$ ]] ||
         die "$EXIT_USAGE" "ODOOOPS_DB is no name of a database."
 }
@@ -177,13 +177,13 @@ follow_log() { # RUN [MAX_WAIT SLEEP]
         after=$(json_read next_after <<<"$page")
         [[ $(json_read more <<<"$page") != true ]] || continue
         [[ $(json_read ended <<<"$page") != true && -n $max_wait ]] || return 0
-        ((SECONDS - began < max_wait)) || return 1
         if [[ $(json_read status <<<"$page") == queued ]]; then
             reason=$(rpc explain_wait "$(json_object run_id:="$run")") || exit
             reason=$(json_read message <<<"$reason")
             [[ $reason == "$last_reason" ]] || say "Run $run is queued: $reason"
             last_reason=$reason
         fi
+        ((SECONDS - began < max_wait)) || return 1
         sleep "$sleep"
     done
 }

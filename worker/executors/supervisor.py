@@ -79,7 +79,7 @@ def descendants() -> list[int]:
 
 def _oom_kills() -> int:
     """How many processes of this control group died for want of memory (0 when unknown)."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         with open("/proc/self/cgroup") as file:
             paths = [line.strip().split(":", 2) for line in file]
         for _number, controllers, path in paths:
@@ -93,8 +93,6 @@ def _oom_kills() -> int:
                 for line in file:
                     if line.startswith("oom_kill "):
                         return int(line.split()[1])
-    except (OSError, ValueError):
-        pass
     return 0
 
 
@@ -166,13 +164,13 @@ class Supervisor:
     def _start(self) -> subprocess.Popen[bytes]:
         def prepare() -> None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            try:
-                # When memory runs out the kernel shall choose the run, not the worker or the
-                # database server.
-                with open("/proc/self/oom_score_adj", "w") as file:
-                    file.write("500")
-            except OSError:
-                pass
+            # When memory runs out the kernel shall choose the run, not the worker or the
+            # database server.
+            with (
+                contextlib.suppress(OSError),
+                open("/proc/self/oom_score_adj", "w") as file,
+            ):
+                file.write("500")
 
         # This process has one thread, so a function between fork and exec is safe.
         process = subprocess.Popen(  # noqa: PLW1509
