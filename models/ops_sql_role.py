@@ -118,7 +118,6 @@ class OpsSqlRole(models.AbstractModel):
         )
         if cr.rowcount:
             cr.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-            cr.commit()
             _logger.info("Only Odoo's role may create objects in the schema public from now on.")
 
     @staticmethod
@@ -128,13 +127,12 @@ class OpsSqlRole(models.AbstractModel):
             if not cr.fetchone()[0]:
                 continue
             try:
-                for statement in create_statements(role):
-                    cr.execute(statement, log_exceptions=False)
-                cr.commit()
+                with cr.savepoint(flush=False):
+                    for statement in create_statements(role):
+                        cr.execute(statement, log_exceptions=False)
             except (errors.DuplicateObject, errors.UniqueViolation):
-                cr.rollback()  # by another database, at the same time
+                _logger.info("Another database has just made the role %s.", role.name)
             except errors.InsufficientPrivilege:
-                cr.rollback()
                 _logger.info("Odoo's database role may not create roles.")
                 return
 

@@ -32,24 +32,19 @@ CREATE INDEX IF NOT EXISTS ops_run_log_message_fts
 
 -- Functions are dropped before they are made anew: a changed signature would otherwise
 -- leave the old one behind as an overload. Trigger functions stay, triggers hang on them.
--- Our policies hang on functions too and go first; until they are back nobody but the owner
--- sees a row.
+-- So do the functions that policies hang on: to drop a policy locks out every reader.
 DO $$
 DECLARE
-    v_policy record;
     v_function regprocedure;
 BEGIN
-    FOR v_policy IN
-        SELECT policyname, tablename FROM pg_policies
-        WHERE schemaname = 'public' AND policyname LIKE 'odooops\_%'
-    LOOP
-        EXECUTE format('DROP POLICY %I ON public.%I', v_policy.policyname, v_policy.tablename);
-    END LOOP;
     FOR v_function IN
         SELECT p.oid::regprocedure
         FROM pg_proc p
         WHERE p.pronamespace = current_schema()::regnamespace
           AND p.prorettype <> 'trigger'::regtype
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refobjid = p.oid
+                          AND d.refclassid = 'pg_proc'::regclass
+                          AND d.classid = 'pg_policy'::regclass)
         -- The youngest first: one may stand in the body of another.
         ORDER BY p.oid DESC
     LOOP

@@ -65,7 +65,7 @@ AS $$
 $$;
 
 -- Whether the caller is a user of OdooOps: they read what belongs to no project.
-CREATE FUNCTION is_ops_user() RETURNS boolean
+CREATE OR REPLACE FUNCTION is_ops_user() RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
     SELECT user_has_group(acting_user_id(), 'group_user')
@@ -73,7 +73,7 @@ $$;
 
 -- Projects in which the caller's role allows an operation of the role matrix. Policies ask it
 -- once per statement.
-CREATE FUNCTION member_project_ids(p_operation text) RETURNS integer[]
+CREATE OR REPLACE FUNCTION member_project_ids(p_operation text) RETURNS integer[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE

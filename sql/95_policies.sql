@@ -24,24 +24,41 @@ BEGIN
 END
 $$;
 
-CREATE POLICY odooops_read ON public.ops_project FOR SELECT
-    USING (id = ANY ((SELECT member_project_ids('read'))::integer[]));
-CREATE POLICY odooops_read ON public.ops_project_membership FOR SELECT
-    USING (project_id = ANY ((SELECT member_project_ids('read'))::integer[]));
-CREATE POLICY odooops_read ON public.ops_workflow FOR SELECT
-    USING (project_id = ANY ((SELECT member_project_ids('read'))::integer[]));
-CREATE POLICY odooops_read ON public.ops_run FOR SELECT
-    USING (project_id = ANY ((SELECT member_project_ids('read'))::integer[]));
-
--- What belongs to a run is seen by whoever sees the run: the policy of ops_run holds in here.
-CREATE POLICY odooops_read ON public.ops_run_event FOR SELECT
-    USING (EXISTS (SELECT FROM public.ops_run r WHERE r.id = run_id));
-CREATE POLICY odooops_read ON public.ops_run_log FOR SELECT
-    USING (EXISTS (SELECT FROM public.ops_run r WHERE r.id = run_id));
-CREATE POLICY odooops_read ON public.ops_run_artifact FOR SELECT
-    USING (EXISTS (SELECT FROM public.ops_run r WHERE r.id = run_id));
-
-CREATE POLICY odooops_read ON public.ops_tool FOR SELECT
-    USING ((SELECT is_ops_user()));
-CREATE POLICY odooops_read ON public.ops_upgrade_advisory FOR SELECT
-    USING ((SELECT is_ops_user()));
+-- A policy is made anew only when its condition is another than the one it was made from, which
+-- its comment tells: to make one locks out every reader.
+DO $$
+DECLARE
+    c_by_project constant text :=
+        'project_id = ANY ((SELECT member_project_ids(''read''))::integer[])';
+    -- Whoever sees the run: the policy of ops_run holds in here.
+    c_by_run constant text := 'EXISTS (SELECT FROM public.ops_run r WHERE r.id = run_id)';
+    c_by_user constant text := '(SELECT is_ops_user())';
+    v_policy record;
+BEGIN
+    FOR v_policy IN
+        SELECT wanted.tablename, wanted.condition, 'odooops ' || md5(wanted.condition) AS mark
+        FROM (VALUES
+            ('ops_project', 'id = ANY ((SELECT member_project_ids(''read''))::integer[])'),
+            ('ops_project_membership', c_by_project),
+            ('ops_workflow', c_by_project),
+            ('ops_run', c_by_project),
+            ('ops_run_event', c_by_run),
+            ('ops_run_log', c_by_run),
+            ('ops_run_artifact', c_by_run),
+            ('ops_tool', c_by_user),
+            ('ops_upgrade_advisory', c_by_user)
+        ) AS wanted (tablename, condition)
+    LOOP
+        CONTINUE WHEN EXISTS (
+            SELECT FROM pg_policy p
+            WHERE p.polrelid = format('public.%I', v_policy.tablename)::regclass
+              AND p.polname = 'odooops_read'
+              AND obj_description(p.oid, 'pg_policy') = v_policy.mark);
+        EXECUTE format('DROP POLICY IF EXISTS odooops_read ON public.%I', v_policy.tablename);
+        EXECUTE format('CREATE POLICY odooops_read ON public.%I FOR SELECT USING (%s)',
+                       v_policy.tablename, v_policy.condition);
+        EXECUTE format('COMMENT ON POLICY odooops_read ON public.%I IS %L',
+                       v_policy.tablename, v_policy.mark);
+    END LOOP;
+END
+$$;

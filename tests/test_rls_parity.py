@@ -250,8 +250,8 @@ class TestRlsParityOfAnyMembership(SqlDoorCase):
     """The same comparison for memberships that nobody has thought of."""
 
     @classmethod
-    def open_door(cls):
-        super().open_door()
+    def setUpClass(cls):
+        super().setUpClass()
         with cls.committed() as env:
             cls.extra = [cls._make_project(env, f"extra{number}", {}) for number in range(2)]
 

@@ -165,10 +165,8 @@ class TestSqlRoles(BaseCase):
         with self.environment() as roles:
             with roles._cluster() as cr:
                 cr.execute("SET ROLE ops_roletest_powerless")
-                cr.commit()
                 roles._create_missing(cr)
                 cr.execute("RESET ROLE")
-                cr.commit()
             states = roles._states()
             self.assertEqual(set(states.values()), {"missing"})
             statements = roles._statements(states)
