@@ -6,7 +6,7 @@
     "author": "OdooOps contributors",
     "license": "LGPL-3",
     "depends": ["base", "web", "bus"],
-    "external_dependencies": {"python": ["jsonschema"]},
+    "external_dependencies": {"python": ["cryptography", "jsonschema"]},
     "data": [
         "security/odooops_groups.xml",
         "security/ir.model.access.csv",
@@ -24,6 +24,7 @@
         "views/ops_worker_views.xml",
         "views/ops_project_membership_views.xml",
         "views/ops_sql_login_views.xml",
+        "views/ops_audit_checkpoint_views.xml",
         "views/res_config_settings_views.xml",
         "wizard/ops_api_key_views.xml",
         "views/odooops_menus.xml",

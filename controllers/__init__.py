@@ -1,3 +1,4 @@
 from . import dispatcher
 from . import artifacts
+from . import audit
 from . import jsonrpc

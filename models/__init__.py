@@ -8,6 +8,7 @@ from . import ops_run_event
 from . import ops_run_log
 from . import ops_run_artifact
 from . import ops_upgrade_advisory
+from . import ops_audit_checkpoint
 from . import ops_worker
 from . import ops_sql_login
 from . import ops_sql_role

@@ -77,7 +77,12 @@ class OpsKernel(models.AbstractModel):
         if schema:
             self.env["ops.sql.role"]._revoke(schema)
             self.env.cr.execute(SQL("DROP SCHEMA %s CASCADE", SQL.identifier(schema)))
-        self.env.cr.execute(SQL("DROP TABLE IF EXISTS ops_run_lease, ops_project_gate"))
+        self.env.cr.execute(
+            SQL(
+                "DROP TABLE IF EXISTS"
+                " ops_run_lease, ops_project_gate, ops_audit_pending, ops_audit_head"
+            )
+        )
 
     @api.model
     def _get_schema(self):

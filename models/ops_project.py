@@ -55,6 +55,7 @@ class OpsProject(models.Model):
     my_role = fields.Selection(ROLES, compute="_compute_my_role")
     can_manage = fields.Boolean(compute="_compute_can")
     can_archive = fields.Boolean(compute="_compute_can")
+    can_audit = fields.Boolean(compute="_compute_can")
     workflow_count = fields.Integer(compute="_compute_counts")
     run_count = fields.Integer(compute="_compute_counts")
     active_run_count = fields.Integer(compute="_compute_counts")
@@ -109,6 +110,7 @@ class OpsProject(models.Model):
         for project in self:
             project.can_manage = project._may("manage_project")
             project.can_archive = project._may("archive_project")
+            project.can_audit = project._may("audit_project")
 
     def _compute_counts(self):
         counts = {}
@@ -224,6 +226,21 @@ class OpsProject(models.Model):
             "context": {"default_project_id": self.id},
             "display_name": self.name,
         }
+
+    def action_verify_trail(self):
+        """Compute all event chains of the project again, and compare them with the checkpoints."""
+        self.ensure_one()
+        self.check_access("read")
+        self._check_may("audit_project")
+        return self.env["ops.audit.checkpoint"]._verify_and_tell(self)
+
+    def action_export_trail(self):
+        """Download the event trail, for ``scripts/odooops/verify_audit.py``."""
+        self.ensure_one()
+        self.check_access("read")
+        self._check_may("audit_project")
+        url = f"/ops/audit/export?project={self.slug}"
+        return {"type": "ir.actions.act_url", "url": url, "target": "download"}
 
     def action_pause(self):
         self._check_may("manage_project")

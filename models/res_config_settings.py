@@ -1,6 +1,9 @@
 """Settings of the control plane."""
 
 from odoo import api, fields, models
+from odoo.exceptions import UserError
+
+from . import audit_key
 
 from .sql_roles import SQL_ROLES
 
@@ -22,6 +25,21 @@ class ResConfigSettings(models.TransientModel):
     odooops_schema = fields.Char("Schema", compute="_compute_odooops_schema")
     odooops_sql_roles = fields.Text("SQL Roles", compute="_compute_odooops_sql_roles")
     odooops_sql_statements = fields.Text("SQL Statements", compute="_compute_odooops_sql_roles")
+
+    odooops_audit_key_id = fields.Char("Fingerprint", compute="_compute_odooops_audit_key")
+    odooops_audit_public_key = fields.Text("Public key", compute="_compute_odooops_audit_key")
+
+    @api.depends_context("uid")
+    def _compute_odooops_audit_key(self):
+        """The key that signs the next checkpoint; a broken one must not close the settings."""
+        try:
+            key = audit_key.load(self.env.cr.dbname)
+            key_id, public_key = key.key_id, key.public_pem
+        except UserError as error:
+            key_id, public_key = False, str(error)
+        for settings in self:
+            settings.odooops_audit_key_id = key_id
+            settings.odooops_audit_public_key = public_key
 
     @api.depends_context("uid")
     def _compute_odooops_schema(self):

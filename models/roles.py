@@ -31,6 +31,7 @@ MATRIX = {
     "queue_run": CONTRIBUTORS,
     "cancel_own_run": CONTRIBUTORS,
     "cancel_run": MANAGERS,
+    "audit_project": MANAGERS,
     "manage_project": MANAGERS,
     "manage_members": MANAGERS,
     "manage_owners": OWNERS,

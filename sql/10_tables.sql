@@ -25,6 +25,22 @@ CREATE TABLE IF NOT EXISTS role_permission (
     role text NOT NULL,
     PRIMARY KEY (operation, role)
 );
+-- Runs with events that no checkpoint holds yet: one row per event, so that no two transactions
+-- ever wait for each other here, and a checkpoint looks at nothing else.
+CREATE TABLE IF NOT EXISTS public.ops_audit_pending (run_id integer NOT NULL);
+
+-- The heads of the runs' chains as each checkpoint found them. No foreign keys: a head stays
+-- when an intruder deletes its run, and names what is missing.
+CREATE TABLE IF NOT EXISTS public.ops_audit_head (
+    project_id integer NOT NULL,
+    run_id integer NOT NULL,
+    checkpoint_number integer NOT NULL,
+    prev_seq integer NOT NULL,
+    event_seq integer NOT NULL,
+    event_hash text NOT NULL,
+    PRIMARY KEY (project_id, run_id, checkpoint_number)
+);
+CREATE INDEX IF NOT EXISTS ops_audit_head_checkpoint ON public.ops_audit_head (checkpoint_number);
 
 -- Words of all log lines; 'simple' because logs are no natural language.
 CREATE INDEX IF NOT EXISTS ops_run_log_message_fts

@@ -40,21 +40,22 @@ RETURN (p_from, p_to) IN (
     ('running', 'canceled')
 );
 
--- SHA-256 (hex) over one line per fact, the previous hash first. JSON text of the message
--- keeps a line break inside it from looking like the next fact.
+-- SHA-256 (hex) over one line per fact, see docs/audit.md. The message comes last and as it is:
+-- no fact before it can hold a line break, so none inside it can be taken for the next fact.
 CREATE FUNCTION event_hash(
     p_prev_hash text, p_run_id integer, p_seq integer, p_event_type text,
     p_timestamp timestamp, p_message text, p_payload jsonb
 ) RETURNS text
 LANGUAGE sql STABLE
 RETURN encode(sha256(convert_to(concat_ws(E'\n',
+    'odooops event 1',
     coalesce(p_prev_hash, ''),
     p_run_id,
     p_seq,
     p_event_type,
     to_char(p_timestamp, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    to_jsonb(coalesce(p_message, ''))::text,
-    coalesce(p_payload, '{}'::jsonb)::text
+    coalesce(p_payload, '{}'::jsonb)::text,
+    coalesce(p_message, '')
 ), 'UTF8')), 'hex');
 
 -- Append one event to a run that the caller has locked, and move the head of its chain.
@@ -77,6 +78,7 @@ BEGIN
         (run_id, seq, event_type, message, payload, "timestamp", prev_hash, hash)
     VALUES
         (p_run_id, v_seq, p_event_type, p_message, p_payload, v_time, v_prev, v_hash);
+    INSERT INTO ops_audit_pending (run_id) VALUES (p_run_id);
     RETURN v_seq;
 END
 $$;

@@ -77,6 +77,7 @@ BEGIN
     VALUES
         (NEW.id, NEW.event_seq, 'state_change', NEW.status, v_payload, v_time,
          OLD.event_hash, NEW.event_hash);
+    INSERT INTO ops_audit_pending (run_id) VALUES (NEW.id);
     RETURN NEW;
 END
 $$;

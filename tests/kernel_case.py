@@ -58,6 +58,9 @@ class KernelCase(BaseCase):
         self.addCleanup(self.db.close)
         self.projects = []
         self.workers = []
+        self.last_checkpoint = self.db.value(
+            "SELECT coalesce(max(number), 0) FROM ops_audit_checkpoint"
+        )
         self.addCleanup(self._delete_everything)
         # What another test left in the queue must not be claimed here.
         for row in self.db.rows("SELECT id FROM ops_run WHERE status = 'queued'"):
@@ -83,6 +86,7 @@ class KernelCase(BaseCase):
             if connection is not self.db:
                 connection.close()
         with self.without_append_only():
+            self._delete_checkpoints()
             for table in ("run_event", "run_log", "run_artifact"):
                 self.db.rows(
                     f"DELETE FROM ops_{table} WHERE run_id IN"
@@ -94,11 +98,36 @@ class KernelCase(BaseCase):
             self.db.rows("DELETE FROM ops_project WHERE id = ANY(%s)", self.projects)
             self.db.rows("DELETE FROM ops_worker WHERE worker_id = ANY(%s)", self.workers)
 
+    def _delete_checkpoints(self):
+        """Those made by this test; they hold the runs of other projects, too."""
+        newer = "(SELECT id FROM ops_audit_checkpoint WHERE number > %s)"
+        if not self.db.rows(newer.strip("()"), self.last_checkpoint):
+            return
+        self.db.rows(
+            f"DELETE FROM ops_audit_checkpoint_project WHERE checkpoint_id IN {newer}",
+            self.last_checkpoint,
+        )
+        for table, column in (("checkpoint", "number"), ("head", "checkpoint_number")):
+            self.db.rows(f"DELETE FROM ops_audit_{table} WHERE {column} > %s", self.last_checkpoint)
+        self.db.rows("DELETE FROM ops_audit_pending")
+        self.db.rows(
+            "INSERT INTO ops_audit_pending SELECT r.id FROM ops_run r"
+            " WHERE r.project_id <> ALL(%s) AND NOT EXISTS (SELECT FROM ops_audit_head h"
+            "     WHERE h.run_id = r.id AND h.event_seq = r.event_seq)",
+            self.projects,
+        )
+
     @contextmanager
     def without_append_only(self):
         """Switch the trail's triggers off, in one transaction: what an intruder with the
         owner's rights would do."""
-        tables = ("ops_run_event", "ops_run")
+        tables = (
+            "ops_run_event",
+            "ops_run",
+            "ops_audit_checkpoint",
+            "ops_audit_checkpoint_project",
+            "ops_audit_head",
+        )
         self.db.rows("BEGIN")
         for table in tables:
             self.db.rows(f"ALTER TABLE {table} DISABLE TRIGGER USER")
