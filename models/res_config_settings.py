@@ -4,7 +4,6 @@ from odoo import api, fields, models
 from odoo.exceptions import UserError
 
 from . import audit_key
-
 from .sql_roles import SQL_ROLES
 
 
