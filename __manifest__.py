@@ -23,6 +23,7 @@
         "views/ops_upgrade_advisory_views.xml",
         "views/ops_worker_views.xml",
         "views/ops_project_membership_views.xml",
+        "views/ops_sql_login_views.xml",
         "views/ops_audit_checkpoint_views.xml",
         "views/res_config_settings_views.xml",
         "wizard/ops_api_key_views.xml",

@@ -19,6 +19,8 @@ from odoo.exceptions import UserError
 from odoo.sql_db import db_connect
 from odoo.tools import SQL
 
+from .roles import MATRIX
+
 _logger = logging.getLogger(__name__)
 
 SQL_FOLDER = Path(__file__).parent.parent / "sql"
@@ -52,12 +54,28 @@ class OpsKernel(models.AbstractModel):
             for path in sorted(SQL_FOLDER.glob("*.sql")):
                 # Our own files, not input: nothing is interpolated, and % means itself.
                 self.env.cr.execute(path.read_text(encoding="utf-8"))
+            self._write_role_matrix()
+        self.env["ops.sql.role"]._apply()
+
+    def _write_role_matrix(self):
+        """Give the kernel the role matrix of the models, so that the two cannot differ."""
+        rows = [(operation, role) for operation, roles in MATRIX.items() for role in sorted(roles)]
+        operations, roles = zip(*rows, strict=True)
+        self.env.cr.execute("DELETE FROM role_permission")
+        self.env.cr.execute(
+            SQL(
+                "INSERT INTO role_permission (operation, role) SELECT * FROM unnest(%s, %s)",
+                list(operations),
+                list(roles),
+            )
+        )
 
     @api.model
     def _remove(self):
         """Drop the schema and the private tables; the ORM drops its own tables."""
         schema = self._get_schema()
         if schema:
+            self.env["ops.sql.role"]._revoke(schema)
             self.env.cr.execute(SQL("DROP SCHEMA %s CASCADE", SQL.identifier(schema)))
         self.env.cr.execute(
             SQL(

@@ -4,6 +4,7 @@ from odoo import api, fields, models
 from odoo.exceptions import UserError
 
 from . import audit_key
+from .sql_roles import SQL_ROLES
 
 
 class ResConfigSettings(models.TransientModel):
@@ -21,6 +22,8 @@ class ResConfigSettings(models.TransientModel):
         help="Folder of the filesystem store. Empty: a folder of Odoo's data directory.",
     )
     odooops_schema = fields.Char("Schema", compute="_compute_odooops_schema")
+    odooops_sql_roles = fields.Text("SQL Roles", compute="_compute_odooops_sql_roles")
+    odooops_sql_statements = fields.Text("SQL Statements", compute="_compute_odooops_sql_roles")
 
     odooops_audit_key_id = fields.Char("Fingerprint", compute="_compute_odooops_audit_key")
     odooops_audit_public_key = fields.Text("Public key", compute="_compute_odooops_audit_key")
@@ -42,3 +45,26 @@ class ResConfigSettings(models.TransientModel):
         schema = self.env["ops.kernel"]._get_schema()
         for settings in self:
             settings.odooops_schema = schema
+
+    @api.depends_context("uid")
+    def _compute_odooops_sql_roles(self):
+        roles = self.env["ops.sql.role"]
+        states = roles._states()
+        labels = {
+            "ready": self.env._("ready"),
+            "missing": self.env._("missing"),
+            "foreign": self.env._("not made by OdooOps"),
+            "unsafe": self.env._("unsafe: it may create objects in the schema public"),
+            "not_granted": self.env._("without its rights in this database"),
+        }
+        for settings in self:
+            settings.odooops_sql_roles = "\n".join(
+                f"{role.name}: {labels[states[role.name]]} ({role.purpose})" for role in SQL_ROLES
+            )
+            settings.odooops_sql_statements = roles._statements(states)
+
+    def action_odooops_apply_sql_roles(self):
+        """Make and grant the roles of the SQL door again."""
+        self.check_access("write")
+        self.env["ops.sql.role"]._apply()
+        return {"type": "ir.actions.client", "tag": "reload"}

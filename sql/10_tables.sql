@@ -19,6 +19,12 @@ CREATE TABLE IF NOT EXISTS public.ops_project_gate (
     last_claimed_at timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 50);
 
+-- The role matrix of models/roles.py, written here by every install and update.
+CREATE TABLE IF NOT EXISTS role_permission (
+    operation text NOT NULL,
+    role text NOT NULL,
+    PRIMARY KEY (operation, role)
+);
 -- Runs with events that no checkpoint holds yet: one row per event, so that no two transactions
 -- ever wait for each other here, and a checkpoint looks at nothing else.
 CREATE TABLE IF NOT EXISTS public.ops_audit_pending (run_id integer NOT NULL);
@@ -42,6 +48,7 @@ CREATE INDEX IF NOT EXISTS ops_run_log_message_fts
 
 -- Functions are dropped before they are made anew: a changed signature would otherwise
 -- leave the old one behind as an overload. Trigger functions stay, triggers hang on them.
+-- So do the functions that policies hang on: to drop a policy locks out every reader.
 DO $$
 DECLARE
     v_function regprocedure;
@@ -51,6 +58,11 @@ BEGIN
         FROM pg_proc p
         WHERE p.pronamespace = current_schema()::regnamespace
           AND p.prorettype <> 'trigger'::regtype
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.refobjid = p.oid
+                          AND d.refclassid = 'pg_proc'::regclass
+                          AND d.classid = 'pg_policy'::regclass)
+        -- The youngest first: one may stand in the body of another.
+        ORDER BY p.oid DESC
     LOOP
         EXECUTE format('DROP FUNCTION %s', v_function);
     END LOOP;

@@ -1,4 +1,4 @@
--- What every other file of the kernel uses: clock, refusals, identity, limits, the event chain.
+-- What every other file of the kernel uses: clock, refusals, limits, the event chain.
 
 -- Odoo keeps naive UTC in its datetime columns. clock_timestamp, not now: several
 -- transitions may happen in one transaction and must not share a time.
@@ -10,12 +10,6 @@ RETURN clock_timestamp() AT TIME ZONE 'UTC';
 CREATE FUNCTION refuse(p_code text, p_error text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 RETURN jsonb_build_object('success', false, 'code', p_code, 'error', p_error);
-
--- The Odoo user on whose behalf the transaction runs. Odoo sets it on its own connection;
--- only the owner of the schema may execute kernel functions, so nobody else can pretend.
-CREATE FUNCTION acting_user_id() RETURNS integer
-LANGUAGE sql STABLE
-RETURN nullif(current_setting('odooops.user_id', true), '')::integer;
 
 -- Whether Python, which reads the columns, can hold this time. PostgreSQL also knows infinity
 -- and years that datetime does not.

@@ -144,27 +144,34 @@ BEGIN
 END
 $$;
 
--- Every link of the chain, computed again; no row means that the history holds.
+-- Every link of the chain, computed again; no row means that the history holds. A run that
+-- the caller does not see is a problem too: silence would read as proof.
 CREATE FUNCTION verify_events(p_run_id integer)
 RETURNS TABLE (run_id integer, seq integer, problem text)
-LANGUAGE sql STABLE SET search_path FROM CURRENT
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
-    WITH chain AS (
+    WITH visible AS (
+        SELECT r.id FROM ops_run r
+        WHERE r.id = p_run_id
+          AND permission_problem(r.project_id, 'read', '') IS NULL
+    ), chain AS (
         SELECT e.*,
                lag(e.hash) OVER w AS expected_prev,
                row_number() OVER w AS expected_seq
-        FROM ops_run_event e
-        WHERE e.run_id = p_run_id
+        FROM ops_run_event e JOIN visible v ON v.id = e.run_id
         WINDOW w AS (ORDER BY e.seq)
     ), head AS (
         SELECT r.id, r.event_seq, r.event_hash, c.seq AS last_seq, c.hash AS last_hash
         FROM ops_run r
+        JOIN visible v ON v.id = r.id
         LEFT JOIN LATERAL (
             SELECT e.seq, e.hash FROM ops_run_event e
             WHERE e.run_id = r.id ORDER BY e.seq DESC LIMIT 1
         ) c ON true
-        WHERE r.id = p_run_id
     )
+    SELECT p_run_id, NULL::integer, format('There is no run %s.', p_run_id)
+    WHERE NOT EXISTS (SELECT FROM visible)
+    UNION ALL
     SELECT c.run_id, c.seq, 'missing: the events before this one'
     FROM chain c WHERE c.seq <> c.expected_seq
     UNION ALL

@@ -135,7 +135,7 @@ CREATE FUNCTION queue_run(
     p_metadata jsonb DEFAULT '{}',
     p_trigger text DEFAULT 'manual'
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_workflow record;
@@ -147,8 +147,12 @@ BEGIN
     SELECT w.*, p.slug, p.default_branch, p.active AS project_active INTO v_workflow
     FROM ops_workflow w JOIN ops_project p ON p.id = w.project_id
     WHERE w.id = p_workflow_id;
-    IF NOT FOUND THEN
-        RETURN refuse('not_found', format('There is no workflow %s.', p_workflow_id));
+    v_refusal := permission_problem(v_workflow.project_id, 'queue_run',
+                                    format('There is no workflow %s.', p_workflow_id));
+    IF v_refusal IS NOT NULL THEN
+        RETURN v_refusal;
+    ELSIF NOT is_owner() AND coalesce(p_trigger, 'manual') NOT IN ('manual', 'api') THEN
+        RETURN refuse('invalid_input', 'trigger must be manual or api');
     END IF;
     IF p_idempotency_key IS NOT NULL THEN
         SELECT * INTO v_run FROM ops_run r
@@ -196,16 +200,18 @@ $$;
 
 -- The same work once more: a new run with the old one's snapshot.
 CREATE FUNCTION retry_run(p_run_id integer) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
+    v_refusal constant jsonb := run_permission_problem(p_run_id, 'cancel_run', 'cancel_own_run');
     v_old ops_run;
     v_workflow record;
 BEGIN
+    IF v_refusal IS NOT NULL THEN
+        RETURN v_refusal;
+    END IF;
     SELECT * INTO v_old FROM ops_run r WHERE r.id = p_run_id;
-    IF NOT FOUND THEN
-        RETURN refuse('not_found', format('There is no run %s.', p_run_id));
-    ELSIF NOT is_terminal(v_old.status) THEN
+    IF NOT is_terminal(v_old.status) THEN
         RETURN refuse('invalid_state', format(
             'Run #%s is %s; only a run that has ended can be restarted.',
             v_old.run_number, v_old.status));
@@ -243,8 +249,8 @@ BEGIN
 END
 $$;
 
--- Why a run still waits, for a person: the first reason that holds.
-CREATE FUNCTION explain_wait(p_run_id integer) RETURNS jsonb
+-- Why a run still waits: the first reason that holds.
+CREATE FUNCTION wait_reason(p_run_id integer) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $$
 DECLARE
@@ -269,9 +275,6 @@ BEGIN
     INTO v_run
     FROM ops_run r JOIN ops_project p ON p.id = r.project_id
     WHERE r.id = p_run_id;
-    IF NOT FOUND THEN
-        RETURN refuse('not_found', format('There is no run %s.', p_run_id));
-    END IF;
     SELECT reason.code, reason.message INTO v_code, v_message FROM (VALUES
         (1, v_run.status <> 'queued', 'not_waiting', format('The run is %s.', v_run.status)),
         (2, NOT v_run.project_active, 'project_archived', 'The project is archived.'),
@@ -297,17 +300,27 @@ BEGIN
 END
 $$;
 
+-- The same for a person who may see the run.
+CREATE FUNCTION explain_wait(p_run_id integer) RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+    RETURN coalesce(run_permission_problem(p_run_id, 'read', 'read'), wait_reason(p_run_id));
+END
+$$;
+
 CREATE FUNCTION list_queued_runs()
 RETURNS TABLE (
     run_id integer, project_id integer, workflow_id integer, run_number integer, status text,
     created_at timestamptz, claimed_by text, claimed_at timestamptz, waiting_for text
 )
-LANGUAGE sql STABLE SET search_path FROM CURRENT
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
     SELECT r.id, r.project_id, r.workflow_id, r.run_number, r.status,
            r.create_date AT TIME ZONE 'UTC', r.claimed_by, r.claimed_at AT TIME ZONE 'UTC',
-           explain_wait(r.id) ->> 'message'
+           wait_reason(r.id) ->> 'message'
     FROM ops_run r
     WHERE r.status = 'queued'
+      AND ((SELECT is_owner()) OR r.project_id = ANY ((SELECT member_project_ids('read'))::integer[]))
     ORDER BY r.priority DESC, r.available_at, r.id
 $$;

@@ -28,12 +28,14 @@ CREATE FUNCTION register_worker(
     p_version text DEFAULT NULL,
     p_kind text DEFAULT 'daemon'
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_now constant timestamp := utc_now();
 BEGIN
-    IF worker_id_problem(p_worker_id) IS NOT NULL THEN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    ELSIF worker_id_problem(p_worker_id) IS NOT NULL THEN
         RETURN worker_id_problem(p_worker_id);
     ELSIF coalesce(p_capacity, 0) NOT BETWEEN 1 AND 1000 THEN
         RETURN refuse('invalid_input', 'capacity must lie between 1 and 1000');
@@ -55,10 +57,12 @@ $$;
 
 -- draining: it claims no more but still works; stopped: it has ended.
 CREATE FUNCTION set_worker_state(p_worker_id text, p_state text) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
-    IF coalesce(p_state, '') NOT IN ('active', 'draining', 'stopped') THEN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    ELSIF coalesce(p_state, '') NOT IN ('active', 'draining', 'stopped') THEN
         RETURN refuse('invalid_input', 'state must be active, draining or stopped');
     END IF;
     UPDATE ops_worker SET state = p_state, last_heartbeat = utc_now()
@@ -71,7 +75,7 @@ END
 $$;
 
 CREATE FUNCTION deregister_worker(p_worker_id text) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 BEGIN
     RETURN set_worker_state(p_worker_id, 'stopped');
@@ -80,7 +84,7 @@ $$;
 
 -- One call per process for all its runs. What it does not own any more it must stop at once.
 CREATE FUNCTION heartbeat(p_worker_id text, p_runs jsonb DEFAULT '[]') RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_until constant timestamptz :=
@@ -89,7 +93,9 @@ DECLARE
     v_lease ops_run_lease;
     v_runs jsonb := '[]';
 BEGIN
-    IF worker_id_problem(p_worker_id) IS NOT NULL THEN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    ELSIF worker_id_problem(p_worker_id) IS NOT NULL THEN
         RETURN worker_id_problem(p_worker_id);
     ELSIF jsonb_typeof(p_runs) IS DISTINCT FROM 'array'
           OR jsonb_path_exists(p_runs, '$[*] ? (!(@.run_id.type() == "number"
@@ -126,7 +132,9 @@ $$;
 -- All live leases, for whoever cleans up after workers that are gone.
 CREATE FUNCTION list_leases()
 RETURNS TABLE (run_id integer, epoch integer, worker_id text, lease_until timestamptz)
-LANGUAGE sql STABLE SET search_path FROM CURRENT
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
-    SELECT l.run_id, l.epoch, l.worker_id, l.lease_until FROM ops_run_lease l ORDER BY l.run_id
+    SELECT l.run_id, l.epoch, l.worker_id, l.lease_until FROM ops_run_lease l
+    WHERE (SELECT worker_problem() IS NULL)
+    ORDER BY l.run_id
 $$;

@@ -130,13 +130,15 @@ $$;
 CREATE FUNCTION claim_next_run(
     p_worker_id text, p_labels text[] DEFAULT '{}', p_claim_token uuid DEFAULT NULL
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_pass record;
     v_run_id integer;
 BEGIN
-    IF worker_id_problem(p_worker_id) IS NOT NULL THEN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    ELSIF worker_id_problem(p_worker_id) IS NOT NULL THEN
         RETURN worker_id_problem(p_worker_id);
     END IF;
     SELECT l.run_id INTO v_run_id FROM ops_run_lease l

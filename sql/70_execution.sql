@@ -33,13 +33,16 @@ $$;
 CREATE FUNCTION start_workflow_run(
     p_run_id integer, p_worker_id text, p_epoch integer DEFAULT NULL
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_run ops_run;
     v_lease ops_run_lease;
     v_refusal jsonb;
 BEGIN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    END IF;
     SELECT * INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
     v_refusal := coalesce(worker_id_problem(p_worker_id),
                           holder_problem(p_run_id, p_worker_id, p_epoch));
@@ -69,12 +72,15 @@ $$;
 CREATE FUNCTION release_run(
     p_run_id integer, p_worker_id text DEFAULT NULL, p_epoch integer DEFAULT NULL
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_run ops_run;
     v_refusal jsonb;
 BEGIN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    END IF;
     SELECT * INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
     v_refusal := holder_problem(p_run_id, p_worker_id, p_epoch);
     IF v_refusal IS NOT NULL THEN
@@ -138,13 +144,16 @@ CREATE FUNCTION complete_workflow_run(
     p_error_code text DEFAULT NULL,
     p_metadata jsonb DEFAULT '{}'
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_run ops_run;
     v_error_code text := nullif(p_error_code, '');
     v_refusal jsonb;
 BEGIN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    END IF;
     SELECT * INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
     IF is_terminal(v_run.status) AND v_run.epoch = p_epoch
        AND coalesce(p_worker_id, v_run.claimed_by) = v_run.claimed_by
@@ -194,17 +203,19 @@ $$;
 -- Queued and claimed runs end at once: nothing has begun. A running one is asked to stop, and
 -- its worker confirms by completing it.
 CREATE FUNCTION cancel_run(p_run_id integer, p_reason text DEFAULT NULL) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
+    v_refusal constant jsonb := run_permission_problem(p_run_id, 'cancel_run', 'cancel_own_run');
     v_run ops_run;
     v_now constant timestamp := utc_now();
     v_running boolean;
 BEGIN
+    IF v_refusal IS NOT NULL THEN
+        RETURN v_refusal;
+    END IF;
     SELECT * INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
-    IF NOT FOUND THEN
-        RETURN refuse('not_found', format('There is no run %s.', p_run_id));
-    ELSIF is_terminal(v_run.status) THEN
+    IF is_terminal(v_run.status) THEN
         RETURN refuse('invalid_state', format(
             'Run #%s has already ended: %s.', v_run.run_number, v_run.status));
     ELSIF length(p_reason) > 1000 THEN
@@ -236,13 +247,16 @@ $$;
 -- Runs whose lease has ended: a claimed one goes back to the queue, for nothing had begun; a
 -- running one failed with its worker. Any number of callers; one at a time does the work.
 CREATE FUNCTION reap_lost_runs() RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_lost record;
     v_requeued integer := 0;
     v_failed integer := 0;
 BEGIN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    END IF;
     -- After PostgreSQL itself was away no worker could renew: give each of them one lease.
     IF pg_postmaster_start_time() > clock_timestamp() - make_interval(secs => run_lease_seconds())
        OR NOT pg_try_advisory_xact_lock(hashtext('odooops.reap_lost_runs'), 0) THEN

@@ -45,12 +45,15 @@ $$;
 CREATE FUNCTION append_run_logs(
     p_run_id integer, p_epoch integer, p_first_seq integer, p_lines jsonb
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_next integer;
     v_refusal jsonb;
 BEGIN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    END IF;
     v_refusal := coalesce(holder_problem(p_run_id, NULL, p_epoch), lines_problem(p_first_seq, p_lines));
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
@@ -79,14 +82,18 @@ CREATE FUNCTION append_run_log(
     p_run_id integer, p_level text, p_message text, p_metadata jsonb DEFAULT '{}',
     p_worker_id text DEFAULT NULL, p_epoch integer DEFAULT NULL
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
-    v_refusal jsonb := holder_problem(p_run_id, p_worker_id, p_epoch);
+    v_refusal jsonb;
     v_lease ops_run_lease;
     v_now constant timestamptz := clock_timestamp();
     v_reply jsonb;
 BEGIN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    END IF;
+    v_refusal := holder_problem(p_run_id, p_worker_id, p_epoch);
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;
@@ -106,11 +113,14 @@ CREATE FUNCTION add_run_event(
     p_run_id integer, p_epoch integer, p_event_type text, p_message text,
     p_payload jsonb DEFAULT '{}'
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_refusal jsonb;
 BEGIN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    END IF;
     PERFORM FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
     v_refusal := holder_problem(p_run_id, NULL, p_epoch);
     IF v_refusal IS NOT NULL THEN
@@ -160,13 +170,16 @@ CREATE FUNCTION add_run_artifact(
     p_size_bytes bigint, p_checksum text, p_expires_at timestamptz DEFAULT NULL,
     p_metadata jsonb DEFAULT '{}', p_epoch integer DEFAULT NULL
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_refusal jsonb;
     v_artifact ops_run_artifact;
     v_now constant timestamp := utc_now();
 BEGIN
+    IF worker_problem() IS NOT NULL THEN
+        RETURN worker_problem();
+    END IF;
     v_refusal := coalesce(
         holder_problem(p_run_id, NULL, p_epoch),
         artifact_problem(p_artifact_key, p_artifact_url, p_size_bytes, p_checksum,

@@ -73,8 +73,8 @@ SELECT m.id, m.project_id, m.user_id, m.role,
        m.create_date AT TIME ZONE 'UTC' AS created_at
 FROM public.ops_project_membership m;
 
--- Functions are open to everybody by PostgreSQL's default. Ours act with the owner's rights
--- on every project, so only the owner may call them.
+-- Functions are open to everybody by PostgreSQL's default, ours to nobody. What the roles of the
+-- SQL door may call is granted by name, see models/sql_roles.py.
 DO $$
 BEGIN
     EXECUTE format('REVOKE ALL ON SCHEMA %I FROM PUBLIC', current_schema());

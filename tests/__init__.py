@@ -16,8 +16,12 @@ from . import test_models_access
 from . import test_models_console
 from . import test_models_rules
 from . import test_prisma
+from . import test_rls_parity
 from . import test_schema_documents
 from . import test_scripts
+from . import test_sql_identity
+from . import test_sql_roles
+from . import test_sql_worker
 from . import test_tour
 from . import test_worker_agent
 from . import test_worker_checkout

@@ -5,6 +5,7 @@ import unittest
 from pathlib import Path
 
 from odoo.addons import odooops
+from odoo.addons.odooops.models.sql_roles import SQL_ROLES, create_statements
 from odoo.addons.odooops.worker.errors import ERROR_CODES
 from odoo.addons.odooops.worker.workflow import CONFIG_SCHEMA
 
@@ -32,6 +33,14 @@ class TestDocs(unittest.TestCase):
         self.assertEqual(
             set(table_rows("docs/workflows.md", "key")), set(CONFIG_SCHEMA["properties"])
         )
+
+    def test_the_roles_of_the_sql_door_are_those_that_are_made(self):
+        self.assertEqual(
+            table_rows("docs/sql.md", "role"),
+            {role.name: role.purpose for role in SQL_ROLES},
+        )
+        text = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
+        self.assertIn(";\n".join(create_statements(SQL_ROLES[0])), text)
 
     def test_links_between_documents_lead_somewhere(self):
         documents = [ROOT / "README.rst", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
