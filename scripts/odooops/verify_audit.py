@@ -32,14 +32,8 @@ EVENT_TYPES = ("state_change", "error", "warning", "info")
 HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 STATEMENT_FIELDS = (
-    "database_uuid",
-    "number",
-    "timestamp",
-    "prev_hash",
-    "run_count",
-    "event_count",
-    "root",
-    "key_id",
+    *("database_uuid", "number", "timestamp", "prev_hash"),
+    *("run_count", "event_count", "root", "key_id"),
 )
 
 
@@ -104,9 +98,6 @@ def is_signed(key, statement, signature):
     except (InvalidSignature, ValueError):
         return False
     return True
-
-
-# -- reading ---------------------------------------------------------------------------------
 
 
 def field(line, name, kind, pattern=None, is_optional=False):
@@ -176,9 +167,6 @@ def check_run(line):
     if numbers != sorted(set(numbers)):
         raise Malformed("heads are not in order")
     return line
-
-
-# -- verifying -------------------------------------------------------------------------------
 
 
 class Verifier:
@@ -468,9 +456,6 @@ def verify(stream, trusted, seen, write):
         raise Usage("this is no export: it is empty")
     verifier.finish()
     return verifier
-
-
-# -- the program -----------------------------------------------------------------------------
 
 
 def trusted_fingerprint(text):
