@@ -15,6 +15,7 @@
         "data/ir_cron.xml",
         "views/ops_project_views.xml",
         "views/ops_workflow_views.xml",
+        "views/ops_run_form_views.xml",
         "views/ops_run_views.xml",
         "views/ops_run_event_views.xml",
         "views/ops_run_log_views.xml",
