@@ -18,6 +18,7 @@ from .sql_roles import (
     MARK,
     SQL_ROLES,
     VIEWS,
+    connect_statement,
     create_statements,
     grant_statements,
     mark_statement,
@@ -36,6 +37,7 @@ class OpsSqlRole(models.AbstractModel):
         """Make what is missing, and renew the grants in this database. Idempotent."""
         schema = self.env["ops.kernel"]._get_schema()
         columns = self._view_columns(schema)
+        database, is_owner = self._database()
         with self._cluster() as cr:
             self._close_public_schema(cr)
             self._create_missing(cr)
@@ -45,6 +47,8 @@ class OpsSqlRole(models.AbstractModel):
                 statements = revoke_statements(role, schema) + grant_statements(
                     role, schema, columns
                 )
+                if is_owner:
+                    statements.append(connect_statement(role, database))
                 for statement in statements:
                     self.env.cr.execute(statement)
             else:
@@ -57,11 +61,12 @@ class OpsSqlRole(models.AbstractModel):
     @api.model
     def _revoke(self, schema):
         """Take back what was granted in this database; other databases keep their roles."""
+        database, is_owner = self._database()
         with self._cluster() as cr:
             states = self._read_states(cr, schema)
         for role in SQL_ROLES:
             if states[role.name] != "missing":
-                for statement in revoke_statements(role, schema):
+                for statement in revoke_statements(role, schema, is_owner and database):
                     self.env.cr.execute(statement)
 
     @api.model
@@ -94,7 +99,17 @@ class OpsSqlRole(models.AbstractModel):
                 statements.append(mark_statement(role))
             if states[role.name] != "ready":
                 statements += grant_statements(role, schema, columns)
+                statements.append(connect_statement(role, self._database()[0]))
         return "".join(f"{statement};\n" for statement in statements)
+
+    def _database(self):
+        """The database's name as an SQL identifier, and whether Odoo's role may grant it."""
+        return self.env.execute_query(
+            SQL(
+                "SELECT quote_ident(datname), pg_has_role(current_user, datdba, 'USAGE')"
+                " FROM pg_database WHERE datname = current_database()"
+            )
+        )[0]
 
     @contextmanager
     def _cluster(self):

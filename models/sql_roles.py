@@ -67,9 +67,20 @@ def mark_statement(role):
     return f"COMMENT ON ROLE {role.name} IS '{MARK}{role.purpose}'"
 
 
-def revoke_statements(role, schema):
+def connect_statement(role, database):
+    """SQL that lets the role's members in where CONNECT was taken from PUBLIC, as it should be on
+    a server that runs make databases and roles on.
+
+    :param database: the name as an SQL identifier
+    """
+    return f"GRANT CONNECT ON DATABASE {database} TO {role.name}"
+
+
+def revoke_statements(role, schema, database=None):
     """SQL that takes from the role all that it has been granted in this database."""
+    connect = [f"REVOKE CONNECT ON DATABASE {database} FROM {role.name}"] if database else []
     return [
+        *connect,
         f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {role.name}",
         f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM {role.name}",
         f"REVOKE ALL ON SCHEMA {schema} FROM {role.name}",

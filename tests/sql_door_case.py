@@ -224,6 +224,9 @@ class SqlDoorData:
         cls.roles.append(role)
         if granted:
             cls.db.rows(f"GRANT {granted} TO {role}")
+        if "NOINHERIT" in options:
+            # It comes in by a right of its own, the others by their group role's.
+            cls.db.rows(f"GRANT CONNECT ON DATABASE {cls.database()} TO {role}")
         if user_id or gateway:
             with cls.committed() as env:
                 env["ops.sql.login"].create(
@@ -240,7 +243,12 @@ class SqlDoorData:
             login.close()
         for role in cls.roles:
             cls.db.rows("DELETE FROM ops_sql_login WHERE role_name = %s", role)
+            cls.db.rows(f"REVOKE CONNECT ON DATABASE {cls.database()} FROM {role}")
             cls.db.rows(f"DROP ROLE {role}")
+
+    @classmethod
+    def database(cls):
+        return cls.db.value("SELECT quote_ident(current_database())")
 
     @classmethod
     def _delete_everything(cls):
