@@ -154,11 +154,7 @@ class TestManyRuns(KernelCase):
 
         def settled():
             # Again and again: a last claim of the victim may be committed after its death.
-            self.query(
-                "UPDATE ops_run_lease SET lease_until = clock_timestamp() - interval '1 second'"
-                " WHERE worker_id = ANY(%s)",
-                [row[0] for row in dead],
-            )
+            self.expire_leases([row[0] for row in dead])
             return not {"queued", "claimed", "running"} & set(self.statuses(run_ids))
 
         wait_for(settled)

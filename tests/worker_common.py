@@ -157,12 +157,21 @@ class KernelCase(FolderCase):
         self.addCleanup(end)
         return process
 
-    def expire_leases(self):
-        """Let time pass for the control plane: all leases of the project end now."""
+    def expire_leases(self, workers=None):
+        """Let time pass for the control plane: all leases of the project, or those of the
+        workers, end now.
+
+        Locked in the order of their runs, as the kernel locks them: in another order this and
+        a reaper or a heartbeat at work would wait for each other.
+        """
         self.query(
             "UPDATE ops_run_lease SET lease_until = clock_timestamp() - interval '1 second'"
-            " WHERE run_id IN (SELECT id FROM ops_run WHERE project_id = %s)",
+            " WHERE run_id IN (SELECT run_id FROM ops_run_lease l JOIN ops_run r ON r.id = run_id"
+            " WHERE r.project_id = %s AND (%s::text[] IS NULL OR l.worker_id = ANY(%s))"
+            " ORDER BY run_id FOR NO KEY UPDATE OF l)",
             self.project_id,
+            workers,
+            workers,
         )
 
     def _remove_project(self):
