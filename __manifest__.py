@@ -6,7 +6,7 @@
     "author": "OdooOps contributors",
     "license": "LGPL-3",
     "depends": ["base", "web", "bus"],
-    "external_dependencies": {"python": ["cryptography", "jsonschema"]},
+    "external_dependencies": {"python": ["cronsim", "cryptography", "jsonschema"]},
     "data": [
         "security/odooops_groups.xml",
         "security/ir.model.access.csv",

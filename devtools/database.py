@@ -210,7 +210,7 @@ def prepare_admin(server, name, data_dir, password):
 def ensure_odoo():
     """Find or fetch Odoo and make it importable in the virtual environment."""
     found = odoo.ensure()
-    venv.ensure(["odoo", "worker"])
+    venv.ensure(["odoo", "worker", "addon"])
     venv.link_packages(found.packages)
     odoo.write_launcher(venv.python())
     state.save(odoo_packages=str(found.packages))

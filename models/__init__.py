@@ -3,6 +3,7 @@ from . import ops_tool
 from . import ops_project
 from . import ops_project_membership
 from . import ops_workflow
+from . import ops_workflow_schedule
 from . import ops_run
 from . import ops_run_event
 from . import ops_run_log

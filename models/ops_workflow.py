@@ -37,9 +37,6 @@ class OpsWorkflow(models.Model):
         inverse="_inverse_config_text",
         help="JSON, see docs/workflows.md. Without steps the built-in recipe of the type runs.",
     )
-    # Kept with the workflow as other programs read it; there is no scheduler yet, so the
-    # console does not offer it.
-    schedule = fields.Char(help="Times in cron syntax.")
     run_ids = fields.One2many("ops.run", "workflow_id")
     run_count = fields.Integer(compute="_compute_run_count")
     last_run_id = fields.Many2one("ops.run", compute="_compute_last_run")

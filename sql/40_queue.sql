@@ -116,6 +116,14 @@ BEGIN
 END
 $$;
 
+-- Runs of a schedule never overlap: without a group of their own they share one per workflow.
+CREATE FUNCTION with_schedule_group(p_snapshot jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN p_snapshot #>> '{config,concurrency_group}' IS NULL
+    THEN jsonb_set(p_snapshot, '{config,concurrency_group}',
+                   to_jsonb('schedule-' || (p_snapshot #>> '{workflow,id}')))
+    ELSE p_snapshot END;
+
 CREATE FUNCTION queued_reply(p_run ops_run, p_created boolean) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
@@ -143,6 +151,7 @@ DECLARE
     v_run ops_run;
     v_git_ref text;
     v_git_commit text;
+    v_snapshot jsonb;
 BEGIN
     SELECT w.*, p.slug, p.default_branch, p.active AS project_active INTO v_workflow
     FROM ops_workflow w JOIN ops_project p ON p.id = w.project_id
@@ -178,9 +187,13 @@ BEGIN
         IF v_refusal IS NOT NULL THEN
             RETURN v_refusal;
         END IF;
+        v_snapshot := build_snapshot(p_workflow_id, v_git_ref, v_git_commit);
+        IF p_trigger = 'schedule' THEN
+            v_snapshot := with_schedule_group(v_snapshot);
+        END IF;
         v_run := insert_run(
-            p_workflow_id, build_snapshot(p_workflow_id, v_git_ref, v_git_commit),
-            v_git_ref, v_git_commit, p_idempotency_key, coalesce(p_priority, 0),
+            p_workflow_id, v_snapshot, v_git_ref, v_git_commit, p_idempotency_key,
+            coalesce(p_priority, 0),
             p_available_at AT TIME ZONE 'UTC', coalesce(p_metadata, '{}'),
             coalesce(p_trigger, 'manual'), NULL, 1);
         IF v_run.id IS NOT NULL THEN
@@ -228,6 +241,13 @@ BEGIN
 END
 $$;
 
+-- How long the retry of a failed attempt waits: the policy's `backoff` in seconds, twice as long
+-- after each further attempt, a day at most.
+CREATE FUNCTION retry_pause(p_policy jsonb, p_attempt integer) RETURNS interval
+LANGUAGE sql IMMUTABLE
+RETURN make_interval(secs => least(
+    86400, coalesce((p_policy ->> 'backoff')::double precision, 0) * 2 ^ (p_attempt - 1)));
+
 -- Restart by itself, for the causes the workflow names and as often as it allows.
 CREATE FUNCTION retry_automatically(p_run ops_run) RETURNS integer
 LANGUAGE plpgsql SET search_path FROM CURRENT
@@ -243,8 +263,8 @@ BEGIN
     END IF;
     v_retry := insert_run(
         p_run.workflow_id, p_run.snapshot, p_run.git_ref, p_run.git_commit, NULL,
-        p_run.priority, NULL, p_run.snapshot -> 'metadata', 'retry', p_run.id,
-        p_run.attempt + 1);
+        p_run.priority, utc_now() + retry_pause(v_policy, p_run.attempt),
+        p_run.snapshot -> 'metadata', 'retry', p_run.id, p_run.attempt + 1);
     RETURN v_retry.id;
 END
 $$;

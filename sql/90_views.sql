@@ -16,7 +16,9 @@ CREATE OR REPLACE VIEW workflows WITH (security_invoker = true) AS
 SELECT w.id, w.project_id, w.workflow_type, w.name, coalesce(w.enabled, false) AS enabled,
        w.git_ref, w.git_commit, coalesce(w.config, '{}'::jsonb) AS config, w.schedule,
        w.create_date AT TIME ZONE 'UTC' AS created_at,
-       w.write_date AT TIME ZONE 'UTC' AS updated_at
+       w.write_date AT TIME ZONE 'UTC' AS updated_at,
+       w.schedule_tz, coalesce(w.schedule_paused, false) AS schedule_paused,
+       w.schedule_next_at AT TIME ZONE 'UTC' AS schedule_next_at
 FROM public.ops_workflow w;
 
 CREATE OR REPLACE VIEW runs WITH (security_invoker = true) AS

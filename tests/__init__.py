@@ -15,6 +15,7 @@ from . import test_kernel_queue
 from . import test_models_access
 from . import test_models_console
 from . import test_models_rules
+from . import test_models_schedule
 from . import test_prisma
 from . import test_rls_parity
 from . import test_schema_documents

@@ -10,16 +10,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from odoo import SUPERUSER_ID, api
-from odoo.modules.registry import Registry
-from odoo.tests.common import get_db_name
 
 from odoo.addons import odooops
 
@@ -64,11 +59,6 @@ class AuditCase(KernelCase):
         older = self.db.rows("SELECT DISTINCT key_id FROM ops_audit_checkpoint")
         self.older_keys = [row["key_id"] for row in older]
 
-    @contextmanager
-    def environment(self):
-        with Registry(get_db_name()).cursor() as cr:
-            yield api.Environment(cr, SUPERUSER_ID, {})
-
     def checkpoint(self):
         """Make one and return its number; None when nothing has happened."""
         with self.environment() as env:
@@ -86,8 +76,8 @@ class AuditCase(KernelCase):
             schema = env["ops.kernel"]._get_schema()
             uuid = env["ir.config_parameter"].get_param("database.uuid")
         project = project_id and (project_id, f"project-{project_id}")
-        with Registry(get_db_name()).cursor() as cr:
-            data = b"".join(export_bytes(cr, schema, uuid, project))
+        with self.environment() as env:
+            data = b"".join(export_bytes(env.cr, schema, uuid, project))
         return [json.loads(line) for line in io.BytesIO(data)]
 
     def verify(self, export, *options, key=None):

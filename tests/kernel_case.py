@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import psycopg2
 from psycopg2.extras import Json, RealDictCursor
 
+from odoo import SUPERUSER_ID, api
+from odoo.modules.registry import Registry
 from odoo.sql_db import connection_info_for
 from odoo.tests.common import BaseCase, get_db_name
 
@@ -137,6 +139,12 @@ class KernelCase(BaseCase):
             for table in tables:
                 self.db.rows(f"ALTER TABLE {table} ENABLE TRIGGER USER")
             self.db.rows("COMMIT")
+
+    @contextmanager
+    def environment(self):
+        """An Odoo environment whose changes are committed."""
+        with Registry(get_db_name()).cursor() as cr:
+            yield api.Environment(cr, SUPERUSER_ID, {})
 
     # -- material -----------------------------------------------------------------------
 

@@ -68,6 +68,13 @@ CONFIG_SCHEMA: dict[str, Any] = {
             "additionalProperties": False,
             "properties": {
                 "max": {"type": "integer", "minimum": 0, "maximum": 10},
+                "backoff": {
+                    "type": "integer",
+                    "description": "Seconds before the first retry, twice as long before each"
+                    " further one, a day at most.",
+                    "minimum": 0,
+                    "maximum": 86400,
+                },
                 "on": {
                     "type": "array",
                     "uniqueItems": True,
