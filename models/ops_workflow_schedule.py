@@ -5,7 +5,7 @@ so that it is queued once, whoever asks and however often.
 """
 
 import logging
-from datetime import UTC
+from datetime import timezone
 
 from odoo import api, fields, models
 from odoo.exceptions import ValidationError
@@ -205,7 +205,7 @@ class OpsWorkflow(models.Model):
             idempotency_key=key,
             trigger="schedule",
             available_at=(time + schedules.delay(self.schedule_jitter, self.id, time)).replace(
-                tzinfo=UTC
+                tzinfo=timezone.utc
             ),
             metadata={"scheduled_for": f"{time.isoformat()}Z"},
         )

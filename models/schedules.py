@@ -8,7 +8,7 @@ change skips comes right after it, one that it repeats comes once.
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import chain, islice
 from zoneinfo import ZoneInfo
 
@@ -42,7 +42,7 @@ def occurrences(expression: str, zone: str, after: datetime):
             "five fields are wanted: minute, hour, day of month, month, day of week"
         )
     try:
-        begin = after.replace(tzinfo=UTC).astimezone(ZoneInfo(zone))
+        begin = after.replace(tzinfo=timezone.utc).astimezone(ZoneInfo(zone))
     except (KeyError, ValueError, OSError) as error:
         raise ScheduleError(f"there is no time zone {zone}") from error
     try:
@@ -53,7 +53,7 @@ def occurrences(expression: str, zone: str, after: datetime):
         raise ScheduleError(str(error).lower() or "it cannot be read") from error
     except StopIteration as error:
         raise ScheduleError("no day ever fits") from error
-    return (time.astimezone(UTC).replace(tzinfo=None) for time in chain([first], times))
+    return (time.astimezone(timezone.utc).replace(tzinfo=None) for time in chain([first], times))
 
 
 def next_time(expression: str, zone: str, after: datetime) -> datetime:
@@ -92,12 +92,14 @@ def delay(jitter: int, workflow_id: int, time: datetime) -> timedelta:
     The same for the same time, so that asking twice queues nothing twice.
     """
     digest = hashlib.sha256(f"{workflow_id} {time.isoformat()}".encode()).digest()
-    return timedelta(seconds=int.from_bytes(digest[:8]) % (jitter + 1))
+    return timedelta(seconds=int.from_bytes(digest[:8], "big") % (jitter + 1))
 
 
 def preview(expression: str, zone: str, after: datetime, count: int = 3) -> list[str]:
     """The next times as people in that zone read them."""
     return [
-        time.replace(tzinfo=UTC).astimezone(ZoneInfo(zone)).strftime("%a %Y-%m-%d %H:%M %Z")
+        time.replace(tzinfo=timezone.utc)
+        .astimezone(ZoneInfo(zone))
+        .strftime("%a %Y-%m-%d %H:%M %Z")
         for time in islice(occurrences(expression, zone, after), count)
     ]
