@@ -2,11 +2,15 @@
 
 import re
 
+from odoo import SUPERUSER_ID
 from odoo.http import request
 
+from ..models.ops_worker_token import PREFIXES
 from ..wizard.ops_api_key import SCOPE
 from .protocol import RpcError
 
+UNAUTHORIZED = "A valid API key with the scope odooops is needed."
+TOKEN_REFUSED = "This token is not valid: it is used up, has expired, or was revoked."
 BEARER = re.compile(r"^bearer +(\S+)$", re.IGNORECASE)
 # No key has this scope, so only keys without any pass a check for it.
 NO_SCOPE = f"{SCOPE}.none"
@@ -26,16 +30,40 @@ def authenticate():
 
     :raise RpcError: ``unauthorized``, the same for every reason
     """
-    match = BEARER.match(request.httprequest.headers.get("Authorization", ""))
-    user_id = match and _owner(match[1])
+    user_id = _owner(_bearer())
     if user_id:
         request.update_env(user=user_id)
         request.session.can_save = False
     if not user_id or not request.env.user.has_group("odooops.group_user"):
-        raise RpcError("unauthorized", "A valid API key with the scope odooops is needed.")
+        raise RpcError("unauthorized", UNAUTHORIZED)
+
+
+def authenticate_worker():
+    """Let the request act for the worker token it brings, if it brings one.
+
+    :return: the token, or an empty recordset when the request brings something else
+    :raise RpcError: ``unauthorized`` for a token that opens nothing
+    """
+    tokens = request.env["ops.worker.token"]
+    if not _bearer().startswith(tuple(PREFIXES.values())):
+        return tokens
+    token = tokens._find(_bearer())
+    if not token:
+        raise RpcError("unauthorized", TOKEN_REFUSED)
+    # Nobody in particular: what a token may call is no matter of a user's rights.
+    request.update_env(user=SUPERUSER_ID)
+    request.session.can_save = False
+    return token.with_env(request.env)
+
+
+def _bearer():
+    match = BEARER.match(request.httprequest.headers.get("Authorization", ""))
+    return match[1] if match else ""
 
 
 def _owner(key):
+    if not key:
+        return None
     keys = request.env["res.users.apikeys"]
     user_id = keys._check_credentials(scope=SCOPE, key=key)
     if user_id and keys._check_credentials(scope=NO_SCOPE, key=key):

@@ -14,17 +14,16 @@ from odoo.http import request
 
 from ..models.ops_kernel import KernelRefusal
 from . import protocol
-from .authentication import authenticate
-from .dispatcher import BUSY, HEADERS, RETRIED, internal_error, make_response
-from .methods import PEOPLE, ROWS, WORKERS
+from .authentication import authenticate, authenticate_worker
+from .dispatcher import HEADERS, RETRIED, internal_error, make_response
+from .methods import PEOPLE, TOKENS, WORKERS
 from .parameters import check_parameters
 from .protocol import RpcError
+from .workers import execute_for_worker
 
 _logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
-# So often a worker's method is tried when PostgreSQL asks to repeat its transaction.
-MAX_TRIES = 3
 # One sentence for "does not exist" and "not yours": the difference must not be seen.
 FORBIDDEN = "There is no such record, or your role does not allow that."
 
@@ -43,7 +42,10 @@ class OpsJsonRpc(http.Controller):
     def jsonrpc(self):
         if request.httprequest.method != "POST":
             raise RpcError("method_not_allowed", "This address takes POST only.")
-        authenticate()
+        token = authenticate_worker()
+        if not token:
+            authenticate()
+        request.ops_worker_token = token
         document = protocol.parse(request.httprequest.get_data())
         request.update_context(
             active_test=False, ops_base_url=request.httprequest.host_url.rstrip("/")
@@ -81,7 +83,7 @@ def _check_batch(items):
     }
     # A lock taken in the request's transaction would block the worker's method, which runs in
     # another one, for ever; and Odoo may repeat the former but must not repeat the latter.
-    if methods & WORKERS.keys() and methods & PEOPLE.keys():
+    if methods & WORKERS.keys() and methods & (PEOPLE.keys() | TOKENS.keys()):
         raise RpcError(
             "invalid_request", "A batch must not mix the methods of workers with the others."
         )
@@ -109,18 +111,23 @@ def _answer(item, idempotency_key=None):
 
 
 def _execute(call, idempotency_key):
-    parameters = PEOPLE.get(call.method) or WORKERS.get(call.method)
-    if parameters is None:
+    token = request.ops_worker_token
+    if call.method not in PEOPLE.keys() | WORKERS.keys() | TOKENS.keys():
         raise RpcError("unknown_method", f"There is no method {call.method[:80]!r}.")
     try:
         if call.method in PEOPLE:
-            arguments = check_parameters(parameters, _with_key(call, idempotency_key))
+            if token:
+                raise RpcError("forbidden", "A worker token opens the methods of workers only.")
+            arguments = check_parameters(PEOPLE[call.method], _with_key(call, idempotency_key))
             with request.env.cr.savepoint():
                 return getattr(request.env["ops.api"], f"_{call.method}")(**arguments)
         # Before the parameters: who may not call it need not learn what it takes.
-        if not request.env.user.has_group("odooops.group_platform_admin"):
+        if not token and not request.env.user.has_group("odooops.group_platform_admin"):
             raise RpcError("forbidden", FORBIDDEN)
-        return _execute_for_worker(call.method, check_parameters(parameters, call.params))
+        reply = execute_for_worker(token, call.method, call.params)
+        if not reply["success"]:
+            raise _refused(reply)
+        return reply
     except (RpcError, *RETRIED):
         raise
     except KernelRefusal as refusal:
@@ -147,23 +154,6 @@ def _with_key(call, idempotency_key):
             field="idempotency_key",
         )
     return {**call.params, "idempotency_key": idempotency_key}
-
-
-def _execute_for_worker(method, arguments):
-    kernel = request.env["ops.kernel"]
-    if method in ROWS:
-        return {"success": True, ROWS[method]: kernel._rows(method, **arguments)}
-    for left in reversed(range(MAX_TRIES)):
-        try:
-            reply = kernel._call_committed(method, **arguments)
-            break
-        except RETRIED as error:
-            # Not for Odoo to retry: the calls before it in the batch are committed.
-            if not left:
-                raise RpcError("busy", BUSY) from error
-    if not reply["success"]:
-        raise _refused(reply)
-    return reply
 
 
 def _refused(reply):

@@ -4,7 +4,10 @@
 ``ops.api``, in the request's transaction, by the rights of the key's user.
 
 ``WORKERS``: functions of the kernel under the same name, each in a READ COMMITTED transaction
-of its own. They act on every project, so only a platform administrator's key may call them.
+of its own. They act on every project, so only a worker token or a platform administrator's key
+may call them.
+
+``TOKENS``: how a host gets and keeps its worker token.
 """
 
 from ..models.ops_run import TRIGGERS
@@ -90,6 +93,7 @@ PEOPLE = {
 }
 
 WORKERS = {
+    "control_plane_namespace": {},
     "register_worker": {
         "worker_id": required(WORKER_ID),
         "host": optional(text(255)),
@@ -157,6 +161,12 @@ WORKERS = {
     "release_run": {**RUN, **HOLDER},
     "reap_lost_runs": {},
     "list_leases": {},
+}
+# What a host does with its token, see models/ops_worker_token.py: method of the model, kind of the
+# token, parameters.
+TOKENS = {
+    "exchange_registration_token": ("_exchange", "registration", {"name": required(text(255))}),
+    "renew_worker_token": ("_renew", "worker", {}),
 }
 # Functions of the kernel that return rows: the name under which the rows are answered.
 ROWS = {"list_leases": "leases"}

@@ -153,11 +153,16 @@ class OpsKernel(models.AbstractModel):
 
         It does not see what the current transaction has not committed.
         """
-        with db_connect(self.env.cr.dbname).cursor() as cr:
-            cr._cnx.set_isolation_level(ISOLATION_LEVEL_READ_COMMITTED)
+        with self._own_transaction() as cr:
             reply = self._execute(cr, function, arguments)
         self.env.invalidate_all(flush=False)
         return reply
+
+    @contextmanager
+    def _own_transaction(self):
+        with db_connect(self.env.cr.dbname).cursor() as cr:
+            cr._cnx.set_isolation_level(ISOLATION_LEVEL_READ_COMMITTED)
+            yield cr
 
     @api.model
     def _call_or_raise(self, function, **arguments):
@@ -174,6 +179,13 @@ class OpsKernel(models.AbstractModel):
         return self.env.execute_query_dict(
             SQL("SELECT * FROM %s", self._invocation(function, arguments))
         )
+
+    @api.model
+    def _rows_committed(self, function, **arguments):
+        """Like :meth:`_rows`, as others have committed it by now."""
+        with self._own_transaction() as cr:
+            cr.execute(SQL("SELECT * FROM %s", self._invocation(function, arguments)))
+            return cr.dictfetchall()
 
     def _execute(self, cr, function, arguments):
         cr.execute(SQL("SELECT set_config('odooops.user_id', %s, true)", str(self.env.uid or "")))

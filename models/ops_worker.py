@@ -43,6 +43,14 @@ class OpsWorker(models.Model):
         compute="_compute_health",
         search="_search_health",
     )
+    token_id = fields.Many2one(
+        "ops.worker.token",
+        readonly=True,
+        ondelete="set null",
+        index="btree_not_null",
+        groups="odooops.group_platform_admin",
+        help="With which it came through the JSON-RPC door.",
+    )
     registered_at = fields.Datetime(readonly=True)
     last_heartbeat = fields.Datetime(readonly=True)
     active_run_count = fields.Integer("Active Runs", compute="_compute_active_run_count")

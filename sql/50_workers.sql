@@ -26,7 +26,8 @@ CREATE FUNCTION register_worker(
     p_labels text[] DEFAULT '{}',
     p_capacity integer DEFAULT 1,
     p_version text DEFAULT NULL,
-    p_kind text DEFAULT 'daemon'
+    p_kind text DEFAULT 'daemon',
+    p_token_id integer DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
@@ -43,15 +44,33 @@ BEGIN
         RETURN refuse('invalid_input', 'kind must be daemon or scheduled');
     END IF;
     INSERT INTO ops_worker (
-        worker_id, host, labels, capacity, version, kind, state, registered_at, last_heartbeat)
+        worker_id, host, labels, capacity, version, kind, token_id, state, registered_at,
+        last_heartbeat)
     VALUES (
         p_worker_id, p_host, to_jsonb(coalesce(p_labels, '{}')), p_capacity, p_version, p_kind,
-        'active', v_now, v_now)
+        p_token_id, 'active', v_now, v_now)
     ON CONFLICT (worker_id) DO UPDATE SET
         host = excluded.host, labels = excluded.labels, capacity = excluded.capacity,
         version = excluded.version, kind = excluded.kind, state = 'active',
-        last_heartbeat = excluded.last_heartbeat;
+        last_heartbeat = excluded.last_heartbeat
+    -- Who came with a token takes nobody else's identity, nor does another take theirs.
+    WHERE ops_worker.token_id IS NOT DISTINCT FROM excluded.token_id;
+    IF NOT FOUND THEN
+        RETURN refuse('forbidden', 'Another worker has registered under this id.');
+    END IF;
     RETURN jsonb_build_object('success', true, 'worker_id', p_worker_id);
+END
+$$;
+
+-- A short name of this control plane, for what workers of several share on a host. Not its host
+-- and port: workers reach the same database by different ones.
+CREATE FUNCTION control_plane_namespace() RETURNS jsonb
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+BEGIN
+    RETURN coalesce(worker_problem(), jsonb_build_object('success', true, 'namespace', (
+        SELECT left(sha256_hex(c.system_identifier || '/' || current_database()), 8)
+        FROM pg_control_system() c)));
 END
 $$;
 

@@ -13,7 +13,7 @@ BEGIN
         'ops_project', 'ops_workflow', 'ops_run', 'ops_run_event', 'ops_run_artifact',
         'ops_run_log', 'ops_tool', 'ops_upgrade_advisory', 'ops_project_membership',
         -- No policy for these: nobody else reads them.
-        'ops_worker', 'ops_upgrade_acknowledgement', 'ops_sql_login', 'ops_run_lease',
+        'ops_worker', 'ops_worker_token', 'ops_upgrade_acknowledgement', 'ops_sql_login', 'ops_run_lease',
         'ops_project_gate', 'ops_audit_pending', 'ops_audit_head', 'ops_audit_checkpoint',
         'ops_audit_checkpoint_project'
     ]

@@ -60,6 +60,7 @@ from .control.base import (
     ControlPlaneUnavailable,
     Refused,
 )
+from .control.rpc import RpcControlPlane, TokenFile
 from .control.sql import SqlControlPlane
 from .errors import RunError
 from .execution import Execution, Tools, parse_workdir_name, remove_tree
@@ -80,6 +81,21 @@ STOP_SECONDS = 30.0
 STOPPED = "The worker was stopped before the run had ended."
 
 
+def connect(settings: Settings) -> ControlPlane:
+    """The control plane by the settings: over HTTP when they name an address, else over SQL.
+
+    Raises ``ControlPlaneError``.
+    """
+    if settings.control_url:
+        return RpcControlPlane(
+            settings.control_url,
+            TokenFile(settings.token_file),
+            settings.control_database,
+            settings.control_ca,
+        )
+    return SqlControlPlane(settings.dsn)
+
+
 class Agent:
     """One worker process.
 
@@ -89,7 +105,7 @@ class Agent:
     def __init__(self, settings: Settings, control: ControlPlane | None = None) -> None:
         self.settings = settings
         self.worker_id = str(uuid.uuid4())
-        self.control = control or SqlControlPlane(settings.dsn)
+        self.control = control or connect(settings)
         self._tools: Tools | None = None
         self._active: dict[tuple[int, int], Execution] = {}
         self._lock = threading.Lock()
@@ -341,10 +357,10 @@ def main(settings: Settings, setup_logging: bool = True) -> int:
         )
     if not shutil.which("git"):
         _logger.warning("There is no git in PATH: runs cannot check out repositories.")
-    agent = Agent(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
     try:
+        agent = Agent(settings)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: agent.stop())
         agent.run()
     except ExecutorError as error:
         _logger.error("%s", error)

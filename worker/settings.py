@@ -64,6 +64,12 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _url(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text):
+        raise SettingsError("must be an address like https://odoo.example.com")
+    return text
+
+
 def _folder(text: str) -> Path:
     path = _path(text)
     if not path.is_dir():
@@ -107,6 +113,14 @@ class Settings:
 
     #: Where the control plane is. Empty: the PG* variables.
     dsn: str = _setting("", str, "libpq connection string of the control plane's database")
+    #: Odoo's address, for a host that does not reach the database. Takes the place of dsn.
+    control_url: str = _setting("", _url, "address of Odoo, for a host without its database")
+    #: Where the token of this host is kept; ``register`` writes it.
+    token_file: Path = _setting(HOME / "worker-token", _path, "file with this host's worker token")
+    #: Of a server with several databases.
+    control_database: str = _setting("", str, "database of that Odoo, where it has several")
+    #: Authority of the server's certificate, when it is not a public one.
+    control_ca: str = _setting("", str, "file with the authority of that Odoo's certificate")
     #: Where the databases of runs are made. Its role needs CREATEDB and CREATEROLE.
     runs_dsn: str = _setting("", str, "libpq connection string of the server for run databases")
     #: The file store of artifacts; all workers and Odoo must see the same files.
@@ -191,7 +205,7 @@ def read_settings(
             values[field.name] = field.metadata["read"](text)
         except SettingsError as error:
             raise SettingsError(f"{source} {error}; it is {text!r}.") from error
-    for name in ("artifacts", "work_dir"):
+    for name in ("artifacts", "work_dir", "token_file"):
         path = Path(values.get(name) or getattr(Settings, name))
         values[name] = path.expanduser().absolute()
     values["odoo"] = values.get("odoo") or find_odoo()

@@ -7,13 +7,12 @@ READ: under it a claim fails whenever another worker has just changed the row.)
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import random
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psycopg2
@@ -22,17 +21,8 @@ import psycopg2.extensions
 from psycopg2 import sql
 from psycopg2.extras import Json
 
-from .base import (
-    Artifact,
-    Claim,
-    ControlPlane,
-    ControlPlaneError,
-    ControlPlaneUnavailable,
-    HeartbeatRun,
-    Lease,
-    Refused,
-    Started,
-)
+from .base import ControlPlaneError, ControlPlaneUnavailable, Refused
+from .calls import KernelCalls
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +56,7 @@ _TRANSIENT = (
 _BROKEN = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
-class SqlControlPlane(ControlPlane):
+class SqlControlPlane(KernelCalls):
     """``dsn`` is a libpq connection string; what it leaves out comes from the PG* variables."""
 
     def __init__(self, dsn: str) -> None:
@@ -176,137 +166,17 @@ class SqlControlPlane(ControlPlane):
 
         return self._run(work, idempotent)
 
-    def _call(self, function: str, idempotent: bool = True, **parameters: Any) -> Any:
-        """Call a kernel function; its jsonb reply as a dict, or ``Refused``."""
-        named = {f"p_{name}": value for name, value in parameters.items()}
+    def _call(self, function, idempotent=True, **parameters):
+        named = {f"p_{name}": _adapt(name, value) for name, value in parameters.items()}
         reply = self._rows(function, named, idempotent)[0][0]
         if not reply.get("success"):
             data = {k: v for k, v in reply.items() if k not in ("success", "code", "error")}
             return Refused(str(reply.get("code")), str(reply.get("error")), data)
         return reply
 
-    def namespace(self) -> str:
-        def work(cursor: psycopg2.extensions.cursor) -> str:
-            # Host and port would not do: workers reach the same database by different ones.
-            cursor.execute(
-                "SELECT system_identifier || '/' || current_database() FROM pg_control_system()"
-            )
-            return cursor.fetchone()[0]
-
-        return hashlib.sha256(self._run(work).encode()).hexdigest()[:8]
-
-    def register_worker(self, worker_id, host, labels, capacity, version, kind):
-        return self._call(
-            "register_worker",
-            worker_id=worker_id,
-            host=host,
-            labels=list(labels),
-            capacity=capacity,
-            version=version,
-            kind=kind,
-        )
-
-    def set_worker_state(self, worker_id, state):
-        return self._call("set_worker_state", worker_id=worker_id, state=state)
-
-    def claim_next_run(self, worker_id, labels, claim_token):
-        reply = self._call(
-            "claim_next_run", worker_id=worker_id, labels=list(labels), claim_token=claim_token
-        )
-        if isinstance(reply, Refused):
-            return reply
-        if reply["run_id"] is None:
-            return None
-        return Claim(
-            run_id=reply["run_id"],
-            epoch=reply["epoch"],
-            run_number=reply["run_number"],
-            project_id=reply["project_id"],
-            workflow_id=reply["workflow_id"],
-            lease_seconds=reply["lease_seconds"],
-            snapshot=reply["snapshot"],
-        )
-
-    def start_workflow_run(self, run_id, worker_id, epoch):
-        reply = self._call("start_workflow_run", run_id=run_id, worker_id=worker_id, epoch=epoch)
-        if isinstance(reply, Refused):
-            return reply
-        return Started(reply["lease_seconds"], reply["next_seq"])
-
-    def release_run(self, run_id, worker_id, epoch):
-        return self._call("release_run", run_id=run_id, worker_id=worker_id, epoch=epoch)
-
-    def heartbeat(self, worker_id: str, runs: Iterable[tuple[int, int]]):
-        pairs = [{"run_id": run_id, "epoch": epoch} for run_id, epoch in runs]
-        reply = self._call("heartbeat", worker_id=worker_id, runs=Json(pairs))
-        if isinstance(reply, Refused):
-            return reply
-        return [
-            HeartbeatRun(
-                run_id=item["run_id"],
-                epoch=item["epoch"],
-                owned=item["owned"],
-                cancel_requested=bool(item.get("cancel_requested")),
-                cancel_reason=item.get("cancel_reason"),
-                lease_seconds=item.get("lease_seconds") or 0.0,
-            )
-            for item in reply["runs"]
-        ]
-
-    def append_run_logs(self, run_id, epoch, first_seq, lines):
-        return self._call(
-            "append_run_logs",
-            run_id=run_id,
-            epoch=epoch,
-            first_seq=first_seq,
-            lines=Json(list(lines)),
-        )
-
-    def add_run_event(self, run_id, epoch, event_type, message, payload):
-        return self._call(
-            "add_run_event",
-            idempotent=False,
-            run_id=run_id,
-            epoch=epoch,
-            event_type=event_type,
-            message=message,
-            payload=Json(dict(payload)),
-        )
-
-    def add_run_artifact(self, run_id: int, epoch: int, artifact: Artifact):
-        return self._call(
-            "add_run_artifact",
-            run_id=run_id,
-            artifact_key=artifact.key,
-            artifact_url=artifact.url,
-            content_type=artifact.content_type,
-            size_bytes=artifact.size_bytes,
-            checksum=artifact.checksum,
-            expires_at=artifact.expires_at,
-            metadata=Json(dict(artifact.metadata)),
-            epoch=epoch,
-        )
-
-    def complete_workflow_run(
-        self, run_id, worker_id, epoch, exit_code, error_code, error_message, metadata
-    ):
-        return self._call(
-            "complete_workflow_run",
-            run_id=run_id,
-            exit_code=exit_code,
-            error_message=error_message,
-            worker_id=worker_id,
-            epoch=epoch,
-            error_code=error_code,
-            metadata=Json(dict(metadata)),
-        )
-
-    def reap_lost_runs(self):
-        return self._call("reap_lost_runs")
-
-    def list_leases(self) -> list[Lease]:
+    def _lease_rows(self) -> list[dict[str, Any]]:
         rows = self._rows("list_leases", {}, idempotent=True)
-        return [Lease(run_id, epoch, worker_id) for run_id, epoch, worker_id, *_rest in rows]
+        return [{"run_id": row[0], "epoch": row[1], "worker_id": row[2]} for row in rows]
 
     def listen(
         self, stop: threading.Event, queue: threading.Event, cancel: threading.Event
@@ -332,6 +202,11 @@ class SqlControlPlane(ControlPlane):
                 _logger.info("Not listening for wake-ups: %s", _first_line(error))
                 stop.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(30.0, pause * 2)
+
+
+def _adapt(name: str, value: Any) -> Any:
+    """Lists and dicts travel as jsonb, but for the one text[]."""
+    return Json(value) if isinstance(value, (dict, list)) and name != "labels" else value
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,242 @@
+"""The control plane over JSON-RPC, for a host that reaches Odoo by HTTP only.
+
+Each call is one POST. The worker token is read from a file, so that it stands in no command line,
+and written back there when the control plane renews it. What Odoo answers is a result, a refusal,
+or neither: a proxy's error page, a restart, no connection. Only the last kind is tried again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import random
+import tempfile
+import threading
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from .base import ControlPlaneError, ControlPlaneUnavailable, Refused
+from .calls import KernelCalls
+
+_logger = logging.getLogger(__name__)
+
+PATH = "/ops/jsonrpc"
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0
+#: Pauses in seconds before each further attempt of one call; afterwards the control plane counts as
+#: away.
+RETRY_PAUSES = (0.05, 0.5, 2.0)
+MAX_CONNECTIONS = 6
+#: Nobody can wake us by HTTP: so often it is asked whether a run is to be canceled.
+LISTEN_SECONDS = 3.0
+#: A token is renewed when so much of its life is left.
+RENEW_FRACTION = 1 / 3
+#: Answers of proxies and of a server that is starting.
+_AWAY = frozenset({429, 500, 502, 503, 504})
+
+
+class TokenFile:
+    """The token of this host: a small JSON file that only its owner may read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> dict[str, Any]:
+        """Its content: ``token``, ``expires_at``, ``valid_days``.
+
+        Raises ``ControlPlaneError`` with a sentence.
+        """
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            if not isinstance(content["token"], str):
+                raise TypeError
+        except FileNotFoundError:
+            raise ControlPlaneError(
+                f"There is no token in {self.path}. Register this host first:"
+                " odooops-worker register --control-url URL"
+            ) from None
+        except OSError as error:
+            raise ControlPlaneError(f"{self.path} cannot be read: {error.strerror}.") from error
+        except (ValueError, KeyError, TypeError):
+            raise ControlPlaneError(
+                f"{self.path} holds no worker token. Register this host again."
+            ) from None
+        return content
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Replace it in one step, so that a crash leaves the old one or the new one."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=".token-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, self.path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+
+
+class RpcControlPlane(KernelCalls):
+    """``url`` is Odoo's address, ``database`` its database where the server has several."""
+
+    def __init__(self, url: str, token_file: TokenFile, database: str = "", ca: str = "") -> None:
+        self._url = url.rstrip("/") + PATH
+        self._token_file = token_file
+        self._credentials = token_file.load()
+        self._database = database
+        self._lock = threading.Lock()
+        self._http = urllib3.PoolManager(
+            maxsize=MAX_CONNECTIONS,
+            block=True,
+            retries=False,
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+            **({"ca_certs": ca} if ca else {}),
+        )
+
+    def close(self) -> None:
+        self._http.clear()
+
+    # -- one call -------------------------------------------------------------------------
+
+    def _call(self, function, idempotent=True, **parameters):
+        body = json.dumps(
+            {
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": function,
+                # What is None is left to its default; how a run ended must be said.
+                "params": {
+                    name: value
+                    for name, value in parameters.items()
+                    if value is not None or name == "exit_code"
+                },
+            },
+            default=datetime.isoformat,
+        )
+        for pause in (*RETRY_PAUSES, None):
+            try:
+                response = self._http.request(
+                    "POST", self._url, body=body.encode(), headers=self._headers()
+                )
+                if response.status not in _AWAY:
+                    return self._read(response, function)
+                problem = f"HTTP {response.status}"
+                if response.status == 500:
+                    problem = self._incident(response) or problem
+            except urllib3.exceptions.HTTPError as error:
+                problem = _sentence(error)
+                never_sent = isinstance(error, urllib3.exceptions.NewConnectionError)
+                if not idempotent and not never_sent:
+                    break
+            if pause is None:
+                break
+            time.sleep(pause * random.uniform(0.8, 1.2))
+        raise ControlPlaneUnavailable(f"The control plane cannot be reached: {problem}")
+
+    def _headers(self) -> dict[str, str]:
+        headers = {
+            "Authorization": f"Bearer {self._credentials['token']}",
+            "Content-Type": "application/json",
+            "User-Agent": "odooops-worker",
+        }
+        if self._database:
+            headers["X-Odoo-Database"] = self._database
+        return headers
+
+    def _read(self, response: urllib3.BaseHTTPResponse, method: str) -> Any:
+        try:
+            document = json.loads(response.data)
+            error = document.get("error")
+        except (ValueError, AttributeError):
+            raise ControlPlaneError(
+                f"{self._url} answers with HTTP {response.status} and no JSON-RPC."
+                " Is the address right, and the addon odooops installed there?"
+            ) from None
+        if error is None:
+            return document["result"]
+        facts = dict(error.get("data") or {})
+        code, message = str(facts.pop("code", "")), str(error.get("message"))
+        if code == "unauthorized":
+            raise ControlPlaneError(f"The control plane refused the worker token. {message}")
+        if code == "unknown_method":
+            raise ControlPlaneError(f"The control plane knows no {method}: it is another version.")
+        return Refused(code, message, facts)
+
+    @staticmethod
+    def _incident(response: urllib3.BaseHTTPResponse) -> str | None:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return str(json.loads(response.data)["error"]["message"])
+        return None
+
+    # -- the token ------------------------------------------------------------------------
+
+    def renew_token(self) -> bool:
+        """Renew the token when little of its life is left; returns whether it was."""
+        left = datetime.fromisoformat(self._credentials["expires_at"].replace("Z", "+00:00"))
+        seconds = (left - datetime.now(timezone.utc)).total_seconds()
+        if seconds > self._credentials["valid_days"] * 86400 * RENEW_FRACTION:
+            return False
+        with self._lock:
+            # Two requests would each invalidate the other's: not repeated.
+            reply = self._call("renew_worker_token", idempotent=False)
+            if isinstance(reply, Refused):
+                raise ControlPlaneError(f"The token was not renewed: {reply.error}")
+            # First the file: without it a restart would come with the old token.
+            self._token_file.save(_credentials(reply))
+            self._credentials = _credentials(reply)
+        _logger.info("The worker token was renewed; valid until %s", reply["expires_at"])
+        return True
+
+    def _lease_rows(self):
+        reply = self._call("list_leases")
+        if isinstance(reply, Refused):
+            raise ControlPlaneError(f"The leases were not told: {reply.error}")
+        return reply["leases"]
+
+    def listen(
+        self, stop: threading.Event, queue: threading.Event, cancel: threading.Event
+    ) -> None:
+        """Look more often than the heartbeat would; and keep the token fresh."""
+        while not stop.wait(LISTEN_SECONDS * random.uniform(0.8, 1.2)):
+            cancel.set()
+            try:
+                self.renew_token()
+            except (ControlPlaneError, OSError) as error:
+                _logger.warning("The worker token was not renewed: %s", error)
+
+
+def register_host(
+    url: str, registration_token: str, name: str, file: TokenFile, **options: str
+) -> None:
+    """Exchange a registration token for this host's worker token and keep it in ``file``.
+
+    Raises ``ControlPlaneError``.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        once = TokenFile(Path(folder) / "token")
+        once.save({"token": registration_token})
+        control = RpcControlPlane(url, once, **options)
+        with contextlib.closing(control):
+            # Once only: a repeat would use up another registration.
+            reply = control._call("exchange_registration_token", idempotent=False, name=name)
+    if isinstance(reply, Refused):
+        raise ControlPlaneError(f"This host was not registered: {reply.error}")
+    file.save(_credentials(reply))
+
+
+def _credentials(reply: Any) -> dict[str, Any]:
+    return {name: reply[name] for name in ("token", "expires_at", "valid_days")}
+
+
+def _sentence(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(reason).rpartition(">: ")[2] or type(error).__name__
