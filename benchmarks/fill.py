@@ -110,13 +110,20 @@ class Fill:
             while done < count:
                 part = min(CHUNK, count - done)
                 self._new_runs(part, done / count, part / count)
-                self._hash_chains(EVENTS_SHARE, self.db.value("SELECT max(seq) FROM event_template"))
+                self._hash_chains(
+                    EVENTS_SHARE, self.db.value("SELECT max(seq) FROM event_template")
+                )
                 self._insert_runs("finished_template", _FINISHED)
                 self._insert_events()
                 done += part
                 self.progress(f"{done:,} of {count:,} finished runs")
-        self._vacuum()
+        self.vacuum()
         self.progress(f"filled in {time.monotonic() - began:.0f} s")
+
+    def sample(self, count):
+        """Some of the runs made last that have events."""
+        rows = self.db.rows("SELECT id FROM new_hash ORDER BY random() LIMIT %s", count)
+        return [run_id for (run_id,) in rows]
 
     # -- queued ---------------------------------------------------------------------------
 
@@ -132,7 +139,7 @@ class Fill:
         elif queued > count:
             self._remove_queued(queued - count)
         if abs(count - queued) > MANY // 10:
-            self._vacuum()
+            self.vacuum()
 
     def _remove_queued(self, count):
         with self._bulk(0):
@@ -158,8 +165,9 @@ class Fill:
         db.rows("SELECT setval('ops_run_id_seq', %s)", first_id + count)
         db.rows("DROP TABLE IF EXISTS project_rank, new_run")
         db.rows(
-            f"CREATE TEMP TABLE project_rank AS SELECT p AS project_id, (%s::jsonb ->> p::text)::int"
-            f" AS rank, nextval(format('{db.schema}.%%I', 'run_number_' || p)) AS first_number"
+            "CREATE TEMP TABLE project_rank AS SELECT p AS project_id,"
+            " (%s::jsonb ->> p::text)::int AS rank,"
+            f" nextval(format('{db.schema}.%%I', 'run_number_' || p)) AS first_number"
             " FROM unnest(%s) p",
             Json(rank), list(rank),
         )  # fmt: skip
@@ -285,7 +293,8 @@ class Fill:
             again.append(definition.replace(" ON ONLY ", " ON "))
         return again
 
-    def _vacuum(self):
+    def vacuum(self):
+        """Vacuum and analyze what was filled, as a server does by itself in time."""
         for table in ("ops_run", self.events):
             self.db.rows(f"VACUUM (ANALYZE) {table}")
 

@@ -20,9 +20,12 @@ class Site:
         self.fill = fill.Fill(self.db, fill.make_projects(self.db), progress)
 
     def grow(self, finished):
-        """Add finished runs up to ``finished``."""
+        """Add finished runs up to ``finished``; the problems in a sample of their chains."""
+        if finished <= self.finished:
+            return []
         self.fill.add_finished(finished - self.finished)
-        self.finished = max(self.finished, finished)
+        self.finished = finished
+        return invariants.of_chains(self.db, self.fill.sample(invariants.VERIFIED))
 
     def close(self):
         self.db.close()
@@ -49,7 +52,7 @@ def _claim(db, index, count):
     with db.connection.cursor() as cr:
         for _ in range(count):
             began = time.perf_counter()
-            cr.execute(f"EXECUTE timed_claim('{worker}')")
+            cr.execute("EXECUTE timed_claim(%s)", (worker,))
             before, reply, after = cr.fetchone()
             client.append((time.perf_counter() - began) * 1000)
             if reply["run_id"] is None:
@@ -65,11 +68,12 @@ def _claim(db, index, count):
 
 
 def drain(site, queued, count, connections=CONNECTIONS):
-    """Claim, start and complete about ``count`` of ``queued`` runs.
+    """Claim, start and complete ``count`` of ``queued`` runs, the tables being vacuumed before.
 
     :return: a dict with rate, seconds, cpu (of the clients, in processors), writes, problems
     """
     site.fill.set_queued(queued)
+    site.fill.vacuum()
     left = driver.CONTEXT.Value("q", count)
     before = site.db.writes()
     result = driver.together(site.name, connections, _cycle, left)
@@ -127,7 +131,7 @@ def _commit(db, index, seconds):
     until, count = time.monotonic() + seconds, 0
     with db.connection.cursor() as cr:
         while time.monotonic() < until:
-            cr.execute(f"EXECUTE bump({index})")
+            cr.execute("EXECUTE bump(%s)", (index,))
             count += 1
     return count
 

@@ -34,7 +34,8 @@ class Peer:
         self.process = subprocess.Popen(
             argv,
             cwd=FOLDER,
-            env={**os.environ, "PGDATABASE": database},
+            # node-postgres warns that its next version will not read PGPASSFILE by itself.
+            env={**os.environ, "PGDATABASE": database, "NODE_NO_WARNINGS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=sys.stderr,

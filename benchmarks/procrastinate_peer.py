@@ -47,6 +47,11 @@ async def queue(count):
     """Defer so many jobs, in batches as its documentation advises for many."""
     for begin in range(0, count, 1000):
         await nothing.batch_defer_async(*({} for _ in range(min(1000, count - begin))))
+    async with app.connector.pool.connection() as connection:
+        await connection.set_autocommit(True)
+        for table in ("procrastinate_jobs", "procrastinate_events"):
+            await connection.execute(f"VACUUM (ANALYZE) {table}")
+        await connection.set_autocommit(False)
     return {}
 
 
@@ -54,9 +59,7 @@ async def drain(count, connections):
     """Let a worker run until the queue is empty."""
     begun.clear()
     done = await _count("succeeded")
-    await app.run_worker_async(
-        wait=False, concurrency=connections, install_signal_handlers=False
-    )
+    await app.run_worker_async(wait=False, concurrency=connections, install_signal_handlers=False)
     last = time.monotonic()
     completed = await _count("succeeded") - done
     if completed != count:

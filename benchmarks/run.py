@@ -67,6 +67,7 @@ def _options():
     add("--scale", type=float, default=1, help="multiplies --finished and --queued")
     add("--seconds", type=float, default=10, help="of each round of life cycles")
     add("--rounds", type=int, default=3, help="of which each figure is the median")
+    add("--peer-jobs", type=int, default=8, help="that other queues execute at once")
     add("--claims", type=int, default=300, help="per round and cell; five rounds")
     add("--crowd-seconds", type=float, default=60)
     add("--runs", type=int, default=100, help="runs whose wait for a worker is measured")
@@ -149,7 +150,7 @@ class Bench:
             return kernel.drain(site, count, count)
 
         def of_peer(peer):
-            return lambda count: peer.drain(count, kernel.CONNECTIONS)
+            return lambda count: peer.drain(count, options.peer_jobs)
 
         drains = {"OdooOps": ours, **{n: of_peer(p) for n, p in self.peers.items()}}
         counts, results, commits = {}, {name: [] for name in drains}, []
@@ -186,7 +187,9 @@ class Bench:
             if name not in rates:
                 self.not_measured(subject, name, self.missing[name], "jobs/s")
                 continue
-            self.add(subject, name, rates[name], "jobs/s", rates[name] / commits, "single-row commits")
+            self.add(
+                subject, name, rates[name], "jobs/s", rates[name] / commits, "single-row commits"
+            )
             self.add(
                 subject, f"OdooOps beside {name}", ours, "/s", ours / rates[name], name, target
             )
@@ -240,8 +243,8 @@ class Bench:
         """Claims and life cycles for every number of finished and queued runs."""
         options = self.options
         for finished in options.finished:
-            site = self.site("filled" if finished else "none")
-            site.grow(finished)
+            site = self.site("filled")
+            self.report.add_problems("Finished runs", site.grow(finished))
             for queued in options.queued:
                 _progress(f"{finished:,} finished, {queued:,} queued")
                 self._claim_cell(site, finished, queued)

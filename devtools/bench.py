@@ -21,6 +21,7 @@ VENV = paths.LOCAL / "venv-bench"
 GRAPHILE = paths.ROOT / "benchmarks" / "graphile"
 GRAPHILE_NODE = (22, 18)  # what graphile-worker 0.18 takes
 
+
 def bench(arguments):
     """Install the addon in a database of its own and run benchmarks/run.py."""
     paths.prepare_local()
@@ -46,7 +47,10 @@ def _is_alone(arguments):
 def _databases(server):
     name, *others = lifecycle.bench_database_names()
     database.renew(server, name, FOLDER)
-    environment = {"ODOOOPS_BENCH_DB": name, "ODOOOPS_BENCH_RESULTS": str(paths.LOCAL / "bench.json")}
+    environment = {
+        "ODOOOPS_BENCH_DB": name,
+        "ODOOOPS_BENCH_RESULTS": str(paths.LOCAL / "bench.json"),
+    }
     for other in others:
         suffix = other.removeprefix(name)
         database.drop(server, other)
@@ -80,7 +84,10 @@ def _run(server, arguments, environment):
 def _peers():
     """Install the other queues; the variables that say where they are, or why they are not."""
     environment = {}
-    for name, install in (("GRAPHILE", _install_graphile), ("PROCRASTINATE", _install_procrastinate)):
+    for name, install in (
+        ("GRAPHILE", _install_graphile),
+        ("PROCRASTINATE", _install_procrastinate),
+    ):
         try:
             environment |= install()
         except SetupError as error:
