@@ -15,15 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from . import docs, kernel, latency, peers
+from . import docs, kernel, latency, log_rows, peers
 from .database import Database, machine
 from .driver import BenchmarkError, percentile
 from .report import Report, Row
-
-try:
-    from . import logs
-except ImportError:  # not every checkout has it
-    logs = None
 
 SUBJECTS = ("cycle", "latency", "crowd", "claim", "logs")
 # A target that names these sizes is judged at these sizes only.
@@ -31,7 +26,7 @@ FULL_FINISHED, FULL_QUEUED, FULL_CROWD_SECONDS = 5_000_000, 100_000, 60
 CYCLES_PER_CELL = 5000
 QUICK = {
     "finished": "0,2000", "queued": "50,300", "seconds": 1, "rounds": 1, "claims": 25,
-    "crowd_seconds": 4, "runs": 3,
+    "crowd_seconds": 4, "runs": 3, "log_lines": "2000,2000,5000",
 }  # fmt: skip
 
 
@@ -45,15 +40,15 @@ def main():
         bench.run()
         bench.report.complete = not options.only
         bench.report.save()
+        if options.write_docs:
+            docs.write(bench.report)
     except KeyboardInterrupt:
         _progress("interrupted: what follows is what was measured until then")
         raise
     finally:
-        bench.close()
         sys.stdout.write(bench.report.text() + "\n")
         sys.stdout.flush()
-        if options.write_docs and bench.report.rows:
-            docs.write(bench.report)
+        bench.close()
     return 1 if bench.report.problems else 0
 
 
@@ -64,7 +59,13 @@ def _options():
     add("--only", default="", help=f"subjects out of {','.join(SUBJECTS)}")
     add("--finished", default="0,1000000,5000000", help="numbers of finished runs")
     add("--queued", default="1000,100000", help="numbers of queued runs")
-    add("--scale", type=float, default=1, help="multiplies --finished and --queued")
+    add(
+        "--log-lines",
+        default="100000,1000000,5000000",
+        help="lines that are stored for time, lines of the run that is paged through, lines of"
+        " all runs that are searched",
+    )
+    add("--scale", type=float, default=1, help="multiplies the numbers of runs and lines")
     add("--seconds", type=float, default=10, help="of each round of life cycles")
     add("--rounds", type=int, default=3, help="of which each figure is the median")
     add("--peer-jobs", type=int, default=8, help="that other queues execute at once")
@@ -77,9 +78,9 @@ def _options():
     add("--results", type=Path, default=Path(os.environ.get("ODOOOPS_BENCH_RESULTS", "bench.json")))
     parser.set_defaults(**(QUICK if "--quick" in sys.argv else {}))
     options = parser.parse_args()
-    for name in ("finished", "queued"):
+    for name in ("finished", "queued", "log_lines"):
         numbers = [int(float(text) * options.scale) for text in getattr(options, name).split(",")]
-        setattr(options, name, sorted(numbers))
+        setattr(options, name, numbers if name == "log_lines" else sorted(numbers))
     options.only = [name for name in options.only.split(",") if name]
     if unknown := set(options.only) - set(SUBJECTS):
         parser.error(f"there is no subject {', '.join(sorted(unknown))}")
@@ -121,7 +122,12 @@ class Bench:
             self.missing = dict.fromkeys(("graphile-worker", "procrastinate"), "left out")
         for name in self.options.only or SUBJECTS:
             _progress(f"-- {name}")
-            getattr(self, f"measure_{name}")()
+            try:
+                getattr(self, f"measure_{name}")()
+            except BenchmarkError as error:
+                # The other subjects do not need it; the exit code tells.
+                _progress(f"FAILED: {error}")
+                self.report.add_problems(name, [str(error)])
 
     def close(self):
         for each in (*self.peers.values(), *self.sites.values()):
@@ -154,15 +160,24 @@ class Bench:
 
         drains = {"OdooOps": ours, **{n: of_peer(p) for n, p in self.peers.items()}}
         counts, results, commits = {}, {name: [] for name in drains}, []
-        for name, drain in drains.items():
-            warm_up = 100 if options.quick else 500
-            counts[name] = max(50, int(drain(warm_up)["rate"] * options.seconds))
-        for number in range(options.rounds):
-            for name, drain in drains.items():
-                result = drain(counts[name])
+        warm_up = 100 if options.quick else 500
+        for number in range(options.rounds + 1):
+            for name in list(results):
+                try:
+                    result = drains[name](counts.get(name, warm_up))
+                except BenchmarkError as error:
+                    if name not in self.peers:
+                        raise
+                    self.missing[name] = str(error)
+                    self.peers.pop(name).close()
+                    del results[name]
+                    continue
+                if name not in counts:
+                    counts[name] = max(50, int(result["rate"] * options.seconds))
+                    continue
                 results[name].append(result)
                 self.report.add_problems(subject, result.get("problems", []))
-                _progress(f"round {number + 1}, {name}: {result['rate']:.0f}/s")
+                _progress(f"round {number}, {name}: {result['rate']:.0f}/s")
             commits.append(kernel.commit_rate(site, min(3, options.seconds)))
         rates = {
             name: statistics.median(result["rate"] for result in found)
@@ -295,22 +310,13 @@ class Bench:
     # -- logs -----------------------------------------------------------------------------
 
     def measure_logs(self):
-        """Rows of benchmarks/logs.py: each function gives dicts with the fields of a Row."""
-        subject = "Log lines"
-        if logs is None:
-            self.not_measured(subject, "ingest, page, search", "benchmarks/logs.py is missing")
-            return
-        for function in (logs.ingest, logs.page, logs.search):
-            for row in function(self.site("work").db, quick=self.options.quick):
-                self.add(subject, **row)
+        connection = self.site("work").db.connection
+        for row in log_rows.rows(connection, *self.options.log_lines):
+            self.add("Log lines", **row)
 
 
 if __name__ == "__main__":
     try:
-        code = main()
-    except BenchmarkError as error:
-        _progress(f"FAILED: {error}")
-        code = 1
+        raise SystemExit(main())
     except KeyboardInterrupt:
-        code = 130
-    raise SystemExit(code)
+        raise SystemExit(130) from None

@@ -17,6 +17,7 @@ from .progress import note, step
 from .testing import prepared_server
 
 FOLDER = paths.LOCAL / "bench"
+RESULTS = paths.LOCAL / "bench.json"
 VENV = paths.LOCAL / "venv-bench"
 GRAPHILE = paths.ROOT / "benchmarks" / "graphile"
 GRAPHILE_NODE = (22, 18)  # what graphile-worker 0.18 takes
@@ -25,6 +26,8 @@ GRAPHILE_NODE = (22, 18)  # what graphile-worker 0.18 takes
 def bench(arguments):
     """Install the addon in a database of its own and run benchmarks/run.py."""
     paths.prepare_local()
+    if "--render" in arguments:
+        return _render()
     busy = "another `make bench` is at work here, waiting for it"
     with (
         processes.exclusive(paths.LOCAL / "lock-bench", lambda: note(busy)),
@@ -40,8 +43,18 @@ def bench(arguments):
                 database.drop(server, name)
 
 
+def _render():
+    if not RESULTS.exists():
+        raise SetupError("There are no results yet: run `make bench` first.")
+    return subprocess.run(
+        [str(venv.python()), "-m", "benchmarks.run", "--render", f"--results={RESULTS}"],
+        cwd=paths.ROOT,
+        check=False,
+    ).returncode
+
+
 def _is_alone(arguments):
-    return bool({"--quick", "--no-peers", "--render", "-h", "--help"} & set(arguments))
+    return bool({"--quick", "--no-peers", "-h", "--help"} & set(arguments))
 
 
 def _databases(server):
@@ -49,7 +62,7 @@ def _databases(server):
     database.renew(server, name, FOLDER)
     environment = {
         "ODOOOPS_BENCH_DB": name,
-        "ODOOOPS_BENCH_RESULTS": str(paths.LOCAL / "bench.json"),
+        "ODOOOPS_BENCH_RESULTS": str(RESULTS),
     }
     for other in others:
         suffix = other.removeprefix(name)
@@ -63,18 +76,20 @@ def _databases(server):
 
 
 def _run(server, arguments, environment):
-    """Run the program and let it end by itself when we are interrupted: it has children."""
+    """Run the program. Interrupted it says what it has measured, and stops its own children: so
+    it hears of Ctrl-C once, from us."""
     process = subprocess.Popen(
         [str(venv.python()), "-m", "benchmarks.run", *arguments],
         cwd=paths.ROOT,
         env={**database.odoo_environment(server, environment["ODOOOPS_BENCH_DB"]), **environment},
+        start_new_session=True,
     )
     try:
         return process.wait()
     except KeyboardInterrupt:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         raise
     finally:
         process.kill()
