@@ -20,7 +20,7 @@ CONTEXT = multiprocessing.get_context("fork")
 START_SECONDS = 60
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(RuntimeError):
     """A measurement that could not be made, or whose result would mean nothing."""
 
 

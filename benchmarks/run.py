@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg2
+
 from . import docs, kernel, latency, log_rows, peers
 from .database import Database, machine
 from .driver import BenchmarkError, percentile
@@ -124,10 +126,10 @@ class Bench:
             _progress(f"-- {name}")
             try:
                 getattr(self, f"measure_{name}")()
-            except BenchmarkError as error:
+            except (RuntimeError, psycopg2.Error) as error:
                 # The other subjects do not need it; the exit code tells.
                 _progress(f"FAILED: {error}")
-                self.report.add_problems(name, [str(error)])
+                self.report.add_problems(name, [f"not measured: {str(error).strip()}"])
 
     def close(self):
         for each in (*self.peers.values(), *self.sites.values()):
