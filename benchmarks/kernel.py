@@ -68,12 +68,11 @@ def _claim(db, index, count):
 
 
 def drain(site, queued, count, connections=CONNECTIONS):
-    """Claim, start and complete ``count`` of ``queued`` runs, the tables being vacuumed before.
+    """Claim, start and complete ``count`` of ``queued`` runs.
 
     :return: a dict with rate, seconds, cpu (of the clients, in processors), writes, problems
     """
     site.fill.set_queued(queued)
-    site.fill.vacuum()
     left = driver.CONTEXT.Value("q", count)
     before = site.db.writes()
     result = driver.together(site.name, connections, _cycle, left)

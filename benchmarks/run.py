@@ -155,6 +155,9 @@ class Bench:
         subject, options, site = "Life cycles", self.options, self.site("work")
 
         def ours(count):
+            # As the peers do when they have queued.
+            site.fill.set_queued(count)
+            site.fill.vacuum()
             return kernel.drain(site, count, count)
 
         def of_peer(peer):
