@@ -1,220 +1,327 @@
-"""Prints how long a run waits for an idle worker, and how many life cycles the kernel makes.
+"""`make bench`: the kernel measured beside other queues, in databases made for it.
 
-Every measured row comes from the database's own clock. Beside the life cycles stands the rate
-of the smallest possible write on the same server in the same minute, so that results from
-different machines can be compared as ratios. Rates take the time of the whole loop, the
-client's part included.
+Subjects are independent; `--only` chooses. Progress goes to stderr, the table to stdout, and every
+row at once to the results file. The exit code is 1 when an invariant did not hold, never for
+being slow.
 """
 
 import argparse
 import contextlib
+import datetime
 import os
+import shlex
 import statistics
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-import uuid
 from pathlib import Path
 
 import psycopg2
-from psycopg2.extras import Json
 
-ROOT = Path(__file__).resolve().parent.parent
+from . import docs, kernel, latency, log_rows, peers
+from .database import Database, machine
+from .driver import BenchmarkError, percentile
+from .report import Report, Row
+
+SUBJECTS = ("cycle", "latency", "crowd", "claim", "logs")
+# A target that names these sizes is judged at these sizes only.
+FULL_FINISHED, FULL_QUEUED, FULL_CROWD_SECONDS = 5_000_000, 100_000, 60
+CYCLES_PER_CELL = 5000
+QUICK = {
+    "finished": "0,2000", "queued": "50,300", "seconds": 1, "rounds": 1, "claims": 25,
+    "crowd_seconds": 4, "runs": 3, "log_lines": "2000,2000,5000",
+}  # fmt: skip
 
 
 def main():
     options = _options()
-    with contextlib.closing(_connect()) as db:
-        bench = Bench(db)
-        _say(f"{bench.query('SELECT version()')[0][0].split(' on ')[0]}, {os.cpu_count()} CPUs")
-        bench.latency(options.runs)
-        bench.life_cycles(options.cycles, options.workers)
+    if options.render:
+        docs.write(Report.load(options.results))
+        return 0
+    bench = Bench(options)
+    try:
+        bench.run()
+        bench.report.complete = not options.only
+        bench.report.save()
+        if options.write_docs:
+            docs.write(bench.report)
+    except KeyboardInterrupt:
+        _progress("interrupted: what follows is what was measured until then")
+        raise
+    finally:
+        sys.stdout.write(bench.report.text() + "\n")
+        sys.stdout.flush()
+        bench.close()
+    return 1 if bench.report.problems else 0
 
 
 def _options():
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=100, help="runs whose wait is measured")
-    parser.add_argument("--cycles", type=int, default=2000, help="life cycles that are counted")
-    parser.add_argument("--workers", type=int, default=8, help="connections that claim together")
-    return parser.parse_args()
+    add = parser.add_argument
+    add("--quick", action="store_true", help="seconds instead of minutes: does it hold?")
+    add("--only", default="", help=f"subjects out of {','.join(SUBJECTS)}")
+    add("--finished", default="0,1000000,5000000", help="numbers of finished runs")
+    add("--queued", default="1000,100000", help="numbers of queued runs")
+    add(
+        "--log-lines",
+        default="100000,1000000,5000000",
+        help="lines that are stored for time, lines of the run that is paged through, lines of"
+        " all runs that are searched",
+    )
+    add("--scale", type=float, default=1, help="multiplies the numbers of runs and lines")
+    add("--seconds", type=float, default=10, help="of each round of life cycles")
+    add("--rounds", type=int, default=3, help="of which each figure is the median")
+    add("--peer-jobs", type=int, default=8, help="that other queues execute at once")
+    add("--claims", type=int, default=300, help="per round and cell; five rounds")
+    add("--crowd-seconds", type=float, default=60)
+    add("--runs", type=int, default=100, help="runs whose wait for a worker is measured")
+    add("--no-peers", action="store_true", help="leave other queues out")
+    add("--write-docs", action="store_true", help="write docs/benchmarks.md and its plots")
+    add("--render", action="store_true", help="write them from the results of the last time")
+    add("--results", type=Path, default=Path(os.environ.get("ODOOOPS_BENCH_RESULTS", "bench.json")))
+    parser.set_defaults(**(QUICK if "--quick" in sys.argv else {}))
+    options = parser.parse_args()
+    for name in ("finished", "queued", "log_lines"):
+        numbers = [int(float(text) * options.scale) for text in getattr(options, name).split(",")]
+        setattr(options, name, numbers if name == "log_lines" else sorted(numbers))
+    options.only = [name for name in options.only.split(",") if name]
+    if unknown := set(options.only) - set(SUBJECTS):
+        parser.error(f"there is no subject {', '.join(sorted(unknown))}")
+    return options
 
 
-def _connect():
-    connection = psycopg2.connect("")
-    connection.autocommit = True
-    return connection
-
-
-def _say(text):
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+def _progress(text):
+    sys.stderr.write(f"  {time.strftime('%H:%M:%S')} {text}\n")
+    sys.stderr.flush()
 
 
 class Bench:
-    """The measurements, in a project of their own in the database that PG* names."""
+    """The subjects, in the databases that ``make bench`` has made."""
 
-    def __init__(self, db):
-        self.db = db
-        self.schema = self.query(
-            "SELECT nspname FROM pg_namespace"
-            " WHERE obj_description(oid, 'pg_namespace') LIKE 'OdooOps kernel%'"
-        )[0][0]
-        key = uuid.uuid4().hex[:8]
-        self.project_id = self.query(
-            "INSERT INTO ops_project (name, slug, workspace_key, odoo_version, default_branch,"
-            " active, max_running) VALUES ('Bench', %s, %s, '19.0', 'main', true, 1000)"
-            " RETURNING id",
-            f"bench-{key}",
-            f"bench_{key}",
-        )[0][0]
-        self.workflow_id = self.query(
-            "INSERT INTO ops_workflow (name, project_id, workflow_type, enabled, config)"
-            " VALUES ('Nothing', %s, 'test', true, %s) RETURNING id",
-            self.project_id,
-            Json({"steps": [{"name": "Nothing", "run": "true"}]}),
-        )[0][0]
+    def __init__(self, options):
+        self.options = options
+        self.peers, self.missing = {}, {}
+        self.sites = {}
+        self.graphile_rate = None
+        with contextlib.closing(Database(os.environ["ODOOOPS_BENCH_DB"])) as db:
+            facts = machine(db)
+        arguments = shlex.join(sys.argv[1:])
+        self.report = Report(
+            command=f'make bench ARGS="{arguments}"' if arguments else "make bench",
+            date=datetime.date.today().isoformat(),
+            machine=facts,
+            scale={
+                name.replace("_", " "): str(getattr(options, name)).strip("[]")
+                for name in QUICK
+            },
+            file=options.results,
+        )  # fmt: skip
 
-    def query(self, statement, *values, db=None):
-        with (db or self.db).cursor() as cr:
-            cr.execute(statement, values or None)
-            return cr.fetchall() if cr.description else []
-
-    def call(self, function, *values, db=None):
-        marks = ", ".join(["%s"] * len(values))
-        return self.query(f"SELECT {self.schema}.{function}({marks})", *values, db=db)[0][0]
-
-    # -- enqueue to started ---------------------------------------------------------------
-
-    def latency(self, count):
-        """Queue one run at a time for one idle worker process and wait for its end."""
-        with tempfile.TemporaryDirectory() as folder, self._worker(Path(folder)):
-            self._wait_for_worker()
-            for _ in range(count):
-                run_id = self.call("queue_run", self.workflow_id)["run_id"]
-                self._wait_until(
-                    "SELECT status IN ('succeeded', 'failed') FROM ops_run WHERE id = %s", run_id
-                )
-        waits = [
-            float(seconds) * 1000
-            for (seconds,) in self.query(
-                "SELECT extract(epoch FROM started_at - create_date) FROM ops_run"
-                " WHERE project_id = %s AND status = 'succeeded'",
-                self.project_id,
-            )
-        ]
-        if len(waits) != count:
-            raise SystemExit(f"{count - len(waits)} of {count} runs did not succeed")
-        percentiles = statistics.quantiles(waits, n=100, method="inclusive")
-        _say(
-            f"queue_run to started, one idle worker, {count} runs:"
-            f" p50 {percentiles[49]:.1f} ms, p90 {percentiles[89]:.1f} ms,"
-            f" p99 {percentiles[98]:.1f} ms"
-        )
-
-    @contextlib.contextmanager
-    def _worker(self, folder):
-        log = (folder / "worker.log").open("wb")
-        options = [f"--artifacts={folder / 'artifacts'}", f"--work-dir={folder / 'work'}"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "--allow-process", *options],
-            cwd=ROOT,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
-            log.close()
-
-    def _wait_for_worker(self):
-        self._wait_until(f"SELECT count(*) > 0 FROM {self.schema}.live_workers()")
-        # A worker that has just begun is still busy with its start.
-        time.sleep(1)
-
-    def _wait_until(self, statement, *values, seconds=60):
-        until = time.monotonic() + seconds
-        while not self.query(statement, *values)[0][0]:
-            if time.monotonic() > until:
-                raise SystemExit(f"Nothing happened for {seconds} s: is the worker alive?")
-            time.sleep(0.005)
-
-    # -- life cycles ----------------------------------------------------------------------
-
-    def life_cycles(self, count, workers):
-        """Claim, start and complete ``count`` queued runs; four chained events each."""
-        for _ in range(count):
-            self.call("queue_run", self.workflow_id)
-        seconds = self._in_threads(workers, self._work)
-        done = self.query(
-            "SELECT count(*) FROM ops_run WHERE project_id = %s AND status = 'succeeded'"
-            " AND claimed_by LIKE 'bench-%%'",
-            self.project_id,
-        )[0][0]
-        if done != count:
-            raise SystemExit(f"{count - done} of {count} runs were not executed")
-        rate = count / seconds
-        writes = self._write_rate(workers)
-        _say(
-            f"life cycles (claim, start, complete; audited), {workers} connections:"
-            f" {rate:.0f}/s; single-row commits on the same server: {writes:.0f}/s;"
-            f" ratio {rate / writes:.3f}"
-        )
-
-    def _work(self, db, index):
-        worker_id = f"bench-{index}-{uuid.uuid4().hex[:8]}"
-        while (claim := self.call("claim_next_run", worker_id, db=db))["run_id"]:
-            run_id, epoch = claim["run_id"], claim["epoch"]
-            self.call("start_workflow_run", run_id, worker_id, epoch, db=db)
-            self.call("complete_workflow_run", run_id, 0, None, worker_id, epoch, db=db)
-
-    def _write_rate(self, workers, seconds=3):
-        self.query("CREATE TABLE IF NOT EXISTS bench_counter (id int PRIMARY KEY, n int)")
-        self.query(
-            "INSERT INTO bench_counter SELECT n, 0 FROM generate_series(0, %s) n"
-            " ON CONFLICT DO NOTHING",
-            workers,
-        )
-        until = time.monotonic() + seconds
-
-        def write(db, index):
-            while time.monotonic() < until:
-                self.query("UPDATE bench_counter SET n = n + 1 WHERE id = %s", index, db=db)
-
-        elapsed = self._in_threads(workers, write)
-        total = self.query("SELECT sum(n) FROM bench_counter")[0][0]
-        self.query("DROP TABLE bench_counter")
-        return total / elapsed
-
-    def _in_threads(self, count, function):
-        """Seconds that ``count`` threads with a connection each needed for ``function``."""
-        connections = [_connect() for _ in range(count)]
-        failures = []
-
-        def body(db, index):
+    def run(self):
+        if not (self.options.quick or self.options.no_peers):
+            self.peers, self.missing = peers.start_all(_progress)
+            self.report.machine.update({n: peer.version for n, peer in self.peers.items()})
+        else:
+            self.missing = dict.fromkeys(("graphile-worker", "procrastinate"), "left out")
+        for name in self.options.only or SUBJECTS:
+            _progress(f"-- {name}")
             try:
-                function(db, index)
-            except psycopg2.Error as error:
-                failures.append(error)
+                getattr(self, f"measure_{name}")()
+            except (RuntimeError, psycopg2.Error) as error:
+                # The other subjects do not need it; the exit code tells.
+                _progress(f"FAILED: {error}")
+                self.report.add_problems(name, [f"not measured: {str(error).strip()}"])
 
-        threads = [
-            threading.Thread(target=body, args=(db, index)) for index, db in enumerate(connections)
+    def close(self):
+        for each in (*self.peers.values(), *self.sites.values()):
+            each.close()
+
+    def site(self, name):
+        """A site by name: ``work``, ``none`` (finished) or ``filled``."""
+        if name not in self.sites:
+            database = os.environ[f"ODOOOPS_BENCH_{name.upper()}_DB"]
+            self.sites[name] = kernel.Site(database, _progress)
+        return self.sites[name]
+
+    def add(self, *arguments, **named):
+        _progress(str(self.report.add(Row(*arguments, **named))))
+
+    def not_measured(self, subject, name, reason, unit=""):
+        self.add(subject, name, None, unit, note=reason)
+
+    # -- life cycles beside the peers -----------------------------------------------------
+
+    def measure_cycle(self):
+        """Rounds in which all queues take turns."""
+        subject, options, site = "Life cycles", self.options, self.site("work")
+
+        def ours(count):
+            # As the peers do when they have queued.
+            site.fill.set_queued(count)
+            site.fill.vacuum()
+            return kernel.drain(site, count, count)
+
+        def of_peer(peer):
+            return lambda count: peer.drain(count, options.peer_jobs)
+
+        drains = {"OdooOps": ours, **{n: of_peer(p) for n, p in self.peers.items()}}
+        counts, results, commits = {}, {name: [] for name in drains}, []
+        warm_up = 100 if options.quick else 500
+        for number in range(options.rounds + 1):
+            for name in list(results):
+                try:
+                    result = drains[name](counts.get(name, warm_up))
+                except BenchmarkError as error:
+                    if name not in self.peers:
+                        raise
+                    self.missing[name] = str(error)
+                    self.peers.pop(name).close()
+                    del results[name]
+                    continue
+                if name not in counts:
+                    counts[name] = max(50, int(result["rate"] * options.seconds))
+                    continue
+                results[name].append(result)
+                self.report.add_problems(subject, result.get("problems", []))
+                _progress(f"round {number}, {name}: {result['rate']:.0f}/s")
+            commits.append(kernel.commit_rate(site, min(3, options.seconds)))
+        rates = {
+            name: statistics.median(result["rate"] for result in found)
+            for name, found in results.items()
+        }
+        self.graphile_rate = rates.get("graphile-worker")
+        cpu = statistics.median(result["cpu"] for result in results["OdooOps"])
+        self._cycle_rows(subject, rates, statistics.median(commits), cpu)
+        for name, found in results.items():
+            self._write_rows(subject, name, found)
+
+    def _cycle_rows(self, subject, rates, commits, cpu):
+        ours = rates["OdooOps"]
+        self.add(
+            subject, "OdooOps", ours, "/s", ours / commits, "single-row commits",
+            note=f"its clients took {cpu:.2f} CPUs",
+        )  # fmt: skip
+        for name, target in (
+            ("graphile-worker", "cycle_graphile"),
+            ("procrastinate", "cycle_procrastinate"),
+        ):
+            if name not in rates:
+                self.not_measured(subject, name, self.missing[name], "jobs/s")
+                continue
+            self.add(
+                subject, name, rates[name], "jobs/s", rates[name] / commits, "single-row commits"
+            )
+            self.add(
+                subject, f"OdooOps beside {name}", ours, "/s", ours / rates[name], name, target
+            )
+        self.add(subject, "single-row commits, 8 connections", commits, "/s")
+
+    def _write_rows(self, subject, name, found):
+        for what, field, unit in (
+            ("WAL per life cycle", "wal_bytes", "bytes"),
+            ("row versions left behind per life cycle", "dead", ""),
+            ("of them HOT", "hot", ""),
+        ):
+            value = statistics.median(getattr(result["writes"], field) for result in found)
+            self.add(f"{subject}: what they write", f"{name}, {what}", value, unit)
+
+    # -- queue_run to started -------------------------------------------------------------
+
+    def measure_latency(self):
+        """One idle worker; ours, then the peers."""
+        subject = "queue_run to started"
+        self._wait_rows(subject, "OdooOps", latency.waits(self.site("work"), self.options.runs))
+        for name in ("graphile-worker", "procrastinate"):
+            if name in self.peers:
+                self._wait_rows(subject, name, self.peers[name].waits(self.options.runs))
+            else:
+                self.not_measured(subject, name, self.missing[name], "ms")
+
+    def _wait_rows(self, subject, name, waits):
+        for percent in (50, 90, 99):
+            self.add(subject, f"{name}, p{percent}", percentile(waits, percent), "ms")
+
+    # -- one project, everybody at once ---------------------------------------------------
+
+    def measure_crowd(self):
+        subject = "One project, 8 workers, 8 enqueuers"
+        result = kernel.crowd(self.site("work"), self.options.crowd_seconds)
+        self.report.add_problems(subject, result["problems"])
+        self.add(subject, "runs queued and finished", result["runs"], "", note=(
+            f"{result['rate']:.0f}/s, at most {result['most_active']} active"
+            f" of {kernel.MAX_RUNNING} allowed"
+        ))  # fmt: skip
+        self.add(
+            subject, "errors seen by a caller", sum(result["errors"].values()), "",
+            target="crowd_errors" if self.options.crowd_seconds >= FULL_CROWD_SECONDS else "",
+            note=", ".join(result["errors"]),
+        )  # fmt: skip
+        self.add(subject, "deadlocks the server resolved", result["deadlocks"], "")
+
+    # -- by size --------------------------------------------------------------------------
+
+    def measure_claim(self):
+        """Claims and life cycles for every number of finished and queued runs."""
+        options = self.options
+        for finished in options.finished:
+            site = self.site("filled")
+            self.report.add_problems("Finished runs", site.grow(finished))
+            for queued in options.queued:
+                _progress(f"{finished:,} finished, {queued:,} queued")
+                self._claim_cell(site, finished, queued)
+                self._cycle_cell(site, finished, queued)
+
+    def _claim_cell(self, site, finished, queued):
+        subject, options = "Claim alone", self.options
+        base, smallest = self.site("none"), options.queued[0]
+        count = min(options.claims, smallest)
+        base_times, times, server_times = [], [], []
+        for _ in range(options.rounds + 2):
+            for where, backlog, into in ((base, smallest, base_times), (site, queued, times)):
+                client, server, problems = kernel.claims(where, backlog, count)
+                into += client
+                self.report.add_problems(subject, problems)
+                if into is times:
+                    server_times += server
+        name = f"{finished:,} finished, {queued:,} queued"
+        p50, p99 = percentile(times, 50), percentile(times, 99)
+        base_p99 = percentile(base_times, 99)
+        reference = f"0 finished, {smallest:,} queued"
+        is_full = finished >= FULL_FINISHED and queued >= FULL_QUEUED
+        self.add(
+            subject, f"{name}, p50", p50, "ms", p50 / percentile(base_times, 50), reference,
+            note=f"in the server: {percentile(server_times, 50):.2f} ms",
+        )  # fmt: skip
+        self.add(
+            subject, f"{name}, p99", p99, "ms", p99 / base_p99, reference,
+            target="claim_growth" if is_full else "",
+            note=f"in the server: {percentile(server_times, 99):.2f} ms",
+        )  # fmt: skip
+
+    def _cycle_cell(self, site, finished, queued):
+        subject = "Life cycles by size"
+        results = [
+            kernel.drain(site, queued, min(queued, CYCLES_PER_CELL))
+            for _ in range(self.options.rounds)
         ]
-        begin = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        elapsed = time.monotonic() - begin
-        for db in connections:
-            db.close()
-        if failures:
-            raise SystemExit(f"{len(failures)} connections failed, first: {failures[0]}")
-        return elapsed
+        for result in results:
+            self.report.add_problems(subject, result["problems"])
+        rate = statistics.median(result["rate"] for result in results)
+        ratio = rate / self.graphile_rate if self.graphile_rate else None
+        self.add(
+            subject, f"{finished:,} finished, {queued:,} queued", rate, "/s", ratio,
+            "graphile-worker" if ratio else "",
+        )  # fmt: skip
+
+    # -- logs -----------------------------------------------------------------------------
+
+    def measure_logs(self):
+        connection = self.site("work").db.connection
+        for row in log_rows.rows(connection, *self.options.log_lines):
+            self.add("Log lines", **row)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

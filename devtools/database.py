@@ -79,6 +79,15 @@ def drop(server, name):
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def copy(server, name, copied):
+    """Make a database with all that is in another one, to which nobody may be connected."""
+    server.execute(
+        f"CREATE DATABASE {copied} TEMPLATE {name}",
+        f"COMMENT ON DATABASE {copied} IS '{MARK}'",
+        f"REVOKE CONNECT, TEMPORARY ON DATABASE {copied} FROM PUBLIC",
+    )
+
+
 def renew(server, name, folder):
     """Drop what is there of the last time and install the addon anew.
 

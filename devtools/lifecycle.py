@@ -15,6 +15,8 @@ from . import database, demo, embedded, follow, paths, postgres, processes, serv
 from .errors import SetupError
 from .progress import note, say, warn
 
+BENCH_COPIES = ("_work", "_none", "_filled")
+BENCH_PEERS = ("_graphile", "_procrastinate")
 LOGIN = "admin"
 SERVICES = (*services.LOG_FILES, embedded.SERVICE)
 DATA_DIR = paths.LOCAL / "data"
@@ -229,13 +231,19 @@ def _stop_all_but(before):
         signal.signal(signal.SIGINT, previous)
 
 
+def bench_database_names():
+    """Databases of `make bench`: the one with the addon, its copies, those of other queues."""
+    name = f"{database_name()}_bench"
+    return [f"{name}{suffix}" for suffix in ("", *BENCH_COPIES, *BENCH_PEERS)]
+
+
 def _drop_given_databases():
     """On a given server nothing of ours goes away with `.local`: drop it there."""
     if not postgres.is_external() or not venv.python().exists():
         return
     try:
         server = postgres.ensure_running()
-        for name in (database_name(), f"{database_name()}_test", f"{database_name()}_bench"):
+        for name in (database_name(), f"{database_name()}_test", *bench_database_names()):
             database.drop(server, name)
     except (SetupError, postgres.SqlError) as error:
         note(f"the databases on the given server could not be dropped: {error}")

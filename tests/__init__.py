@@ -1,4 +1,5 @@
 from . import test_audit_verifier
+from . import test_benchmarks
 from . import test_control_contract
 from . import test_devtools
 from . import test_docs
