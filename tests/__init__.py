@@ -10,9 +10,11 @@ from . import test_http_workers
 from . import test_kernel_audit
 from . import test_kernel_claim
 from . import test_kernel_coexistence
+from . import test_kernel_deadline
 from . import test_kernel_events
 from . import test_kernel_execution
 from . import test_kernel_queue
+from . import test_kernel_state_machine
 from . import test_models_access
 from . import test_models_console
 from . import test_models_rules
