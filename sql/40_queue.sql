@@ -306,12 +306,13 @@ BEGIN
         (4, v_run.available_at > utc_now(), 'scheduled_later',
             format('Not before %s UTC.', to_char(v_run.available_at, 'YYYY-MM-DD HH24:MI:SS'))),
         (5, v_run.worker_count = 0, 'no_worker',
-            'No worker is alive. Start one with "odoo ops_worker", or let this server '
+            'No worker takes runs. Start one with "odoo ops_worker", or let this server '
             'execute runs in the settings.'),
         (6, v_run.fitting_count = 0, 'no_matching_label', format(
-            'No worker that is alive offers the labels %s.', v_run.labels)),
+            'No worker that is alive offers the labels %s.',
+            (SELECT string_agg(label, ', ') FROM jsonb_array_elements_text(v_run.labels) label))),
         (7, v_run.active_count >= v_run.max_running, 'limit_reached', format(
-            'The project has %s active runs and allows %s.',
+            'The limit of the project is reached: %s active, %s allowed.',
             v_run.active_count, v_run.max_running)),
         (8, v_run.group_busy, 'concurrency_group', format(
             'Another run of the group %s is active.', v_run.concurrency_group)),

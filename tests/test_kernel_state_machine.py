@@ -1,4 +1,4 @@
-"""Every function against every status: what is done, and the code with which the rest is refused."""
+"""Every function against every status: what is done, and with which code the rest is refused."""
 
 import random
 

@@ -55,6 +55,7 @@ class RunGuard:
         renewal counts beyond that."""
         with self._lock:
             self._run_deadline = sent_at + seconds - self._kill_margin
+            self.deadline = min(self.deadline, self._run_deadline)
 
     def watch(self, on_renew: Callable[[float], None] | None) -> None:
         """Call ``on_renew(deadline)`` at each renewal from now on; None ends that."""
