@@ -152,7 +152,13 @@ BEGIN
     LOOP
         UPDATE ops_run_lease l
         SET lease_until = greatest(l.lease_until, least(v_until, r.deadline AT TIME ZONE 'UTC'))
-        FROM ops_run r
+        FROM (
+            -- A worker may hang before the start, too.
+            SELECT r.id, r.cancel_reason, CASE r.status WHEN 'claimed'
+                THEN r.claimed_at + make_interval(secs => deadline_grace_seconds())
+                ELSE r.deadline END AS deadline
+            FROM ops_run r
+        ) r
         WHERE r.id = l.run_id
           AND l.run_id::numeric = (v_item ->> 'run_id')::numeric
           AND l.epoch::numeric = (v_item ->> 'epoch')::numeric

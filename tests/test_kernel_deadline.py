@@ -108,6 +108,22 @@ class TestKernelDeadline(KernelCase):
         self.reap()
         self.assertEqual(self.events(run_id), before[1], "reaped once")
 
+    def test_a_worker_that_hangs_before_the_start_gives_the_run_back(self):
+        worker_id, run_id = self.worker(), self.queue()
+        held = {"run_id": run_id, "worker_id": worker_id, "epoch": self.claim(worker_id)["epoch"]}
+        self.expire_lease(run_id)
+        self.assertEqual(self.heartbeat(held)["lease_seconds"], 60)
+        self.assertEqual(self.reap()["requeued"], 0, "in time it is renewed")
+        self.db.rows(
+            "UPDATE ops_run SET claimed_at = claimed_at - make_interval(secs => %s) WHERE id = %s",
+            *(self.grace, run_id),
+        )
+        self.expire_lease(run_id)
+        self.assertEqual(self.heartbeat(held)["lease_seconds"], 0)
+        self.assertEqual(self.reap()["requeued"], 1)
+        self.assertRefused(self.db.call("start_workflow_run", **held), "stale_epoch")
+        self.assertEqual(self.run_row(run_id)["status"], "queued")
+
     def test_a_worker_that_completes_within_the_grace_has_its_own_result(self):
         held = self.start_with({"timeout": 1})
         self.db.rows(
