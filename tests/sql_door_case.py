@@ -29,9 +29,17 @@ STEPS = {"steps": [{"name": "Say", "run": "echo hello"}]}
 
 
 def skip_unless_grantable(db, role):
-    """Skip the test where Odoo's role may not grant that group role: since version 16 of
-    PostgreSQL only to those who made a role, or were given it so, and another test's may have."""
-    if not db.value("SELECT pg_has_role(%s, 'USAGE WITH ADMIN OPTION')", role):
+    """Skip the test where Odoo's role may not grant that group role.
+
+    Another database's may have made it; since PostgreSQL 16 CREATEROLE alone does not do.
+    """
+    grantable = db.value(
+        "SELECT pg_has_role(%s, 'USAGE WITH ADMIN OPTION') OR rolcreaterole"
+        " AND current_setting('server_version_num')::integer < 160000"
+        " FROM pg_roles WHERE rolname = current_user",
+        role,
+    )
+    if not grantable:
         raise unittest.SkipTest(
             f"This role did not make {role} and cannot grant it: run the tests as the role"
             " that did, or as a superuser."
