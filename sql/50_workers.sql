@@ -56,6 +56,9 @@ BEGIN
         RETURN refuse('invalid_input', 'capacity must lie between 1 and 1000');
     ELSIF coalesce(p_kind, '') NOT IN ('daemon', 'scheduled') THEN
         RETURN refuse('invalid_input', 'kind must be daemon or scheduled');
+    ELSIF p_token_id IS NOT NULL
+          AND NOT EXISTS (SELECT FROM ops_worker_token t WHERE t.id = p_token_id) THEN
+        RETURN refuse('not_found', 'There is no such worker token.');
     END IF;
     INSERT INTO ops_worker (
         worker_id, host, labels, capacity, version, kind, token_id, state, registered_at,

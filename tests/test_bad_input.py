@@ -188,6 +188,8 @@ class TestBadInputSql(CatalogueCase):
                 self.assertIn(sentence, reply["error"])
 
 
+# What ends the run or the worker, after which the others are refused for that.
+LAST = ("complete_workflow_run", "cancel_run", "deregister_worker", "set_worker_state")
 BAD_JSON = [
     *(None, True, 0, -1, 1.5, 1e308, 2**31, 2**63, 2**200, -(2**31) - 1),
     *("", " ", "x", "x" * 70_000, "a\0b", "\ud800", "infinity", "9999-12-31T23:59:59Z"),
@@ -214,12 +216,13 @@ class TestBadInputJsonRpc(CatalogueCase, HttpCase):
             name.removeprefix("p_"): value.adapted if isinstance(value, Json) else value
             for name, value in self.good.items()
         }
-        # What ends the run or the worker comes last.
-        methods = sorted({**PEOPLE, **WORKERS}.items(), key=lambda item: "co" in item[0])
+        of_tokens = {method: parameters for method, (_name, _kind, parameters) in TOKENS.items()}
+        methods = sorted(
+            {**PEOPLE, **WORKERS, **of_tokens}.items(), key=lambda item: item[0] in LAST
+        )
         for method, parameters in methods:
             usual = {name: good[name] for name in parameters if name in good}
             for name in parameters or ["none"]:
-                # Nothing of a workflow's or a project's name beside its id.
                 calls = [
                     {
                         "jsonrpc": "2.0",
