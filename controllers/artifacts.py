@@ -5,16 +5,14 @@ gone is answered, and its record is left to the one who removed it.
 """
 
 import re
-from urllib.parse import quote
 
 from odoo import http
 from odoo.exceptions import AccessError, MissingError
 from odoo.http import request
 
-from .authentication import authenticate, has_bearer
-from .dispatcher import HEADERS
+from .dispatcher import answer_get
 from .parameters import INT4_MAX
-from .protocol import RpcError, serialise
+from .protocol import RpcError
 
 CONTENT_TYPE = re.compile(r"^[\w.+-]+/[\w.+-]+(; *[\w-]+=[\w.+-]+)*$", re.ASCII)
 FORBIDDEN = "There is no such artifact, or your role does not allow that."
@@ -32,17 +30,7 @@ class OpsArtifacts(http.Controller):
     )
     def download(self, artifact_id, **_query):
         """The bytes, with ``X-Checksum-SHA256`` and a strong ETag; answers to Range, too."""
-        if request.httprequest.method not in ("GET", "HEAD"):
-            error = RpcError("method_not_allowed", "This address takes GET only.")
-            return _refuse(error, [("Allow", "GET, HEAD")])
-        try:
-            if has_bearer():
-                authenticate()
-            elif request.env.user._is_public():
-                return _ask_to_log_in()
-            return _download(artifact_id)
-        except RpcError as error:
-            return _refuse(error)
+        return answer_get(lambda: _download(artifact_id))
 
 
 def _download(artifact_id):
@@ -92,21 +80,3 @@ def _content_type(artifact):
     """As the worker recorded it, when it is one."""
     given = artifact.content_type or ""
     return given if CONTENT_TYPE.match(given) else "application/octet-stream"
-
-
-def _ask_to_log_in():
-    """A browser goes to the login page and comes back; a program is told that a key is missing."""
-    if "text/html" not in request.httprequest.headers.get("Accept", ""):
-        raise RpcError("unauthorized", "A valid API key with the scope odooops is needed.")
-    return request.redirect(f"/web/login?redirect={quote(request.httprequest.path)}")
-
-
-def _refuse(error, headers=None):
-    return http.Response(
-        serialise({"success": False, "code": error.code, "error": error.message}),
-        status=error.http_status,
-        headers=[
-            ("Content-Type", "application/json; charset=utf-8"),
-            *(headers or HEADERS.get(error.code, ())),
-        ],
-    )

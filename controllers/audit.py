@@ -1,15 +1,12 @@
 """The event trail for auditors: ``GET /ops/audit/export?project=<slug>``, for browsers and for
 API keys. JSON Lines, described in docs/audit.md, streamed as they are read."""
 
-from urllib.parse import quote
-
 from odoo import http
 from odoo.http import request
 from odoo.modules.registry import Registry
 
 from ..models.audit_export import export_bytes
-from .artifacts import _refuse
-from .authentication import authenticate, has_bearer
+from .dispatcher import answer_get
 from .protocol import RpcError
 
 FORBIDDEN = "There is no such project, or your role does not allow that."
@@ -27,17 +24,7 @@ class OpsAudit(http.Controller):
     def export(self, project=None, **_query):
         """Of one project, for its administrators and owners; without ``project`` of all, for
         platform administrators."""
-        if request.httprequest.method not in ("GET", "HEAD"):
-            error = RpcError("method_not_allowed", "This address takes GET only.")
-            return _refuse(error, [("Allow", "GET, HEAD")])
-        try:
-            if has_bearer():
-                authenticate()
-            elif request.env.user._is_public():
-                return _ask_to_log_in()
-            return _export(_find(project) if project else _all_projects())
-        except RpcError as error:
-            return _refuse(error)
+        return answer_get(lambda: _export(_find(project) if project else _all_projects()))
 
 
 def _find(slug):
@@ -80,10 +67,3 @@ def _export(project):
         ],
         direct_passthrough=True,
     )
-
-
-def _ask_to_log_in():
-    """A browser goes to the login page and comes back; a program is told that a key is missing."""
-    if "text/html" not in request.httprequest.headers.get("Accept", ""):
-        raise RpcError("unauthorized", "A valid API key with the scope odooops is needed.")
-    return request.redirect(f"/web/login?redirect={quote(request.httprequest.full_path)}")

@@ -1,17 +1,21 @@
-"""The request type of the JSON-RPC door: whatever goes wrong, the answer is JSON-RPC.
+"""How the doors answer, what goes wrong above all: the request type of the JSON-RPC door, and the
+answer to a plain GET.
 
 Odoo's own types answer some errors with HTML and others with a traceback.
 """
 
 import logging
 import uuid
+from urllib.parse import quote
 
 from psycopg2 import errors as pg_errors
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from odoo import http
 from odoo.exceptions import AccessDenied, ConcurrencyError
+from odoo.http import request
 
+from .authentication import UNAUTHORIZED, authenticate, has_bearer
 from .protocol import RpcError, error_response, serialise
 
 _logger = logging.getLogger(__name__)
@@ -58,6 +62,42 @@ def make_response(document, status=200, headers=()):
     )
 
 
+def make_error_response(document, error, headers=None):
+    """The document that tells of the error, with the status and the headers that belong to it."""
+    if headers is None:
+        headers = HEADERS.get(error.code, ())
+    return make_response(document, error.http_status, headers)
+
+
+def answer_get(answer):
+    """Answer a GET outside JSON-RPC, of whoever brings a key or is logged in.
+
+    A browser without either goes to the login page and comes back; a program is told that a key is
+    missing.
+
+    :param answer: makes the response; an RpcError that it raises becomes JSON
+    """
+    asked = request.httprequest
+    if asked.method not in ("GET", "HEAD"):
+        error = RpcError("method_not_allowed", "This address takes GET only.")
+        return _refuse(error, [("Allow", "GET, HEAD")])
+    try:
+        if has_bearer():
+            authenticate()
+        elif request.env.user._is_public():
+            if "text/html" not in asked.headers.get("Accept", ""):
+                raise RpcError("unauthorized", UNAUTHORIZED)
+            return request.redirect(f"/web/login?redirect={quote(asked.full_path.rstrip('?'))}")
+        return answer()
+    except RpcError as error:
+        return _refuse(error)
+
+
+def _refuse(error, headers=None):
+    document = {"success": False, "code": error.code, "error": error.message}
+    return make_error_response(document, error, headers)
+
+
 class OpsRpcDispatcher(http.Dispatcher):
     routing_type = "ops_rpc"
     mimetypes = ("application/json",)
@@ -80,11 +120,9 @@ class OpsRpcDispatcher(http.Dispatcher):
         elif isinstance(exc, RETRIED):
             error = RpcError("busy", BUSY)
         elif isinstance(exc, AccessDenied | http.SessionExpiredException):
-            error = RpcError("unauthorized", "A valid API key with the scope odooops is needed.")
+            error = RpcError("unauthorized", UNAUTHORIZED)
         elif isinstance(exc, HTTPException):
             error = RpcError("invalid_request", f"{exc.name}.")
         else:
             error = internal_error(self.request.httprequest.path)
-        return make_response(
-            error_response(None, error), error.http_status, HEADERS.get(error.code, ())
-        )
+        return make_error_response(error_response(None, error), error)

@@ -15,7 +15,7 @@ from odoo.http import request
 from ..models.ops_kernel import KernelRefusal
 from . import protocol
 from .authentication import authenticate, authenticate_worker
-from .dispatcher import HEADERS, RETRIED, internal_error, make_response
+from .dispatcher import RETRIED, internal_error, make_error_response, make_response
 from .methods import PEOPLE, TOKENS, WORKERS
 from .parameters import check_parameters
 from .protocol import RpcError
@@ -59,7 +59,7 @@ class OpsJsonRpc(http.Controller):
         if answer is None:
             return http.Response(status=204)
         if error:
-            return make_response(answer, error.http_status, HEADERS.get(error.code, ()))
+            return make_error_response(answer, error)
         return make_response(answer)
 
     def _answer_batch(self, items):

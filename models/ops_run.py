@@ -50,6 +50,9 @@ class OpsRun(models.Model):
     claimed_by = fields.Char("Worker", readonly=True)
     claimed_at = fields.Datetime(readonly=True)
     started_at = fields.Datetime(readonly=True)
+    deadline = fields.Datetime(
+        readonly=True, help="A run that has not ended by then is failed, whatever its worker says."
+    )
     finished_at = fields.Datetime(readonly=True)
     duration = fields.Float(compute="_compute_duration", help="Seconds from start to end, or now.")
     exit_code = fields.Integer(readonly=True, aggregator=None)
@@ -101,6 +104,10 @@ class OpsRun(models.Model):
     )
     # The order of claiming within a project.
     _claim = models.Index("(project_id, priority DESC, available_at, id) WHERE status = 'queued'")
+    _concurrency_group = models.Index(
+        "(project_id, concurrency_group, priority DESC, available_at, id)"
+        " WHERE status = 'queued' AND concurrency_group IS NOT NULL"
+    )
     _active = models.Index("(project_id) WHERE status IN ('claimed', 'running')")
     _project = models.Index("(project_id, run_number DESC)")
 

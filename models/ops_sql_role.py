@@ -18,6 +18,7 @@ from .sql_roles import (
     MARK,
     SQL_ROLES,
     VIEWS,
+    close_statement,
     connect_statement,
     create_statements,
     grant_statements,
@@ -57,6 +58,32 @@ class OpsSqlRole(models.AbstractModel):
                     role.name,
                     states[role.name],
                 )
+        if self._is_open_to_public():
+            _logger.warning(
+                "Every login of the PostgreSQL server may connect to this database, the roles of"
+                " runs among them; see Settings, OdooOps, Database."
+            )
+
+    @api.model
+    def _is_open_to_public(self):
+        """Whether every login of the server may connect to this database.
+
+        PostgreSQL gives that right to PUBLIC with each new database. It is not taken back here:
+        somebody's reports may come in by it.
+        """
+        return self.env.execute_query(
+            SQL(
+                "SELECT EXISTS (SELECT FROM pg_database d,"
+                " aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a"
+                " WHERE d.datname = current_database() AND a.grantee = 0"
+                " AND a.privilege_type = 'CONNECT')"
+            )
+        )[0][0]
+
+    @api.model
+    def _close_statement(self):
+        """SQL for whoever owns the database that leaves it to those who were named."""
+        return f"{close_statement(self._database()[0])};\n"
 
     @api.model
     def _revoke(self, schema):

@@ -25,6 +25,10 @@ class ResConfigSettings(models.TransientModel):
     odooops_sql_roles = fields.Text("SQL Roles", compute="_compute_odooops_sql_roles")
     odooops_sql_statements = fields.Text("SQL Statements", compute="_compute_odooops_sql_roles")
 
+    odooops_close_statement = fields.Text(
+        "Statement that closes the database", compute="_compute_odooops_close_statement"
+    )
+
     odooops_audit_key_id = fields.Char("Fingerprint", compute="_compute_odooops_audit_key")
     odooops_audit_public_key = fields.Text("Public key", compute="_compute_odooops_audit_key")
 
@@ -62,6 +66,13 @@ class ResConfigSettings(models.TransientModel):
                 f"{role.name}: {labels[states[role.name]]} ({role.purpose})" for role in SQL_ROLES
             )
             settings.odooops_sql_statements = roles._statements(states)
+
+    @api.depends_context("uid")
+    def _compute_odooops_close_statement(self):
+        roles = self.env["ops.sql.role"]
+        statement = roles._close_statement() if roles._is_open_to_public() else False
+        for settings in self:
+            settings.odooops_close_statement = statement
 
     def action_odooops_apply_sql_roles(self):
         """Make and grant the roles of the SQL door again."""

@@ -76,6 +76,14 @@ def connect_statement(role, database):
     return f"GRANT CONNECT ON DATABASE {database} TO {role.name}"
 
 
+def close_statement(database):
+    """SQL that lets only those logins in that were granted it: not the roles of runs.
+
+    :param database: the name as an SQL identifier
+    """
+    return f"REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC"
+
+
 def revoke_statements(role, schema, database=None):
     """SQL that takes from the role all that it has been granted in this database."""
     connect = [f"REVOKE CONNECT ON DATABASE {database} FROM {role.name}"] if database else []

@@ -11,6 +11,11 @@ CREATE FUNCTION refuse(p_code text, p_error text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
 RETURN jsonb_build_object('success', false, 'code', p_code, 'error', p_error);
 
+-- What is said of a run that is not there, or not the caller's to see.
+CREATE FUNCTION missing_run(p_run_id integer) RETURNS text
+LANGUAGE sql IMMUTABLE
+RETURN coalesce('There is no run ' || p_run_id || '.', 'run_id is missing.');
+
 -- Whether Python, which reads the columns, can hold this time. PostgreSQL also knows infinity
 -- and years that datetime does not.
 CREATE FUNCTION is_readable_time(p_time timestamptz) RETURNS boolean
@@ -21,6 +26,17 @@ RETURN isfinite(p_time)
 -- Seconds a claim is held before the work starts, and a running run between heartbeats.
 CREATE FUNCTION claim_lease_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 30;
 CREATE FUNCTION run_lease_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 60;
+
+-- Seconds a run may take by its workflow's configuration, as worker/workflow.py reads it: what is
+-- no valid timeout counts as none.
+CREATE FUNCTION run_timeout_seconds(p_snapshot jsonb) RETURNS integer
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN p_snapshot @? 'strict $.config.timeout ? (@ >= 1 && @ <= 86400)'
+            THEN (p_snapshot #>> '{config,timeout}')::numeric::integer ELSE 3600 END;
+
+-- Seconds beyond its timeout in which the worker stops the processes, stores artifacts and the
+-- log, and completes the run. Who needs longer hangs.
+CREATE FUNCTION deadline_grace_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 600;
 
 CREATE FUNCTION is_terminal(p_status text) RETURNS boolean
 LANGUAGE sql IMMUTABLE

@@ -129,7 +129,7 @@ BEGIN
     INTO v_project_id, v_operation
     FROM ops_run r WHERE r.id = p_run_id;
     RETURN permission_problem(
-        v_project_id, v_operation, format('There is no run %s.', p_run_id));
+        v_project_id, v_operation, missing_run(p_run_id));
 END
 $$;
 

@@ -169,7 +169,7 @@ AS $$
             WHERE e.run_id = r.id ORDER BY e.seq DESC LIMIT 1
         ) c ON true
     )
-    SELECT p_run_id, NULL::integer, format('There is no run %s.', p_run_id)
+    SELECT p_run_id, NULL::integer, missing_run(p_run_id)
     WHERE NOT EXISTS (SELECT FROM visible)
     UNION ALL
     SELECT c.run_id, c.seq, 'missing: the events before this one'

@@ -73,7 +73,7 @@ AS $$
         (6, CASE WHEN p_trigger NOT IN ('manual', 'api', 'webhook', 'schedule', 'retry')
             THEN 'trigger must be manual, api, webhook, schedule or retry' END),
         (7, CASE WHEN NOT is_readable_time(p_available_at)
-            THEN 'available_at must be a time before the year 9000' END)
+            THEN 'available_at must be a time in the years 1970 to 8999' END)
     ) AS checks (rank, problem)
     WHERE problem IS NOT NULL ORDER BY rank LIMIT 1
 $$;
@@ -157,7 +157,8 @@ BEGIN
     FROM ops_workflow w JOIN ops_project p ON p.id = w.project_id
     WHERE w.id = p_workflow_id;
     v_refusal := permission_problem(v_workflow.project_id, 'queue_run',
-                                    format('There is no workflow %s.', p_workflow_id));
+                                    coalesce('There is no workflow ' || p_workflow_id || '.',
+                                             'workflow_id is missing.'));
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     ELSIF NOT is_owner() AND coalesce(p_trigger, 'manual') NOT IN ('manual', 'api') THEN
@@ -284,9 +285,12 @@ BEGIN
            EXISTS (SELECT FROM ops_run a WHERE a.project_id = r.project_id
               AND a.concurrency_group = r.concurrency_group
               AND a.status IN ('claimed', 'running')) AS group_busy,
-           (SELECT count(*) FROM live_workers()) AS worker_count,
+           (SELECT h.run_number FROM ops_run h
+            WHERE h.id = group_head(r.project_id, r.concurrency_group)) AS group_head,
+           (SELECT count(*) FROM live_workers() l WHERE l.state = 'active') AS worker_count,
            (SELECT count(*) FROM live_workers() l
-              WHERE coalesce(r.labels, '[]') <@ coalesce(l.labels, '[]')) AS fitting_count,
+              WHERE coalesce(r.labels, '[]') <@ coalesce(l.labels, '[]')
+                AND l.state = 'active') AS fitting_count,
            (SELECT count(*) FROM live_workers() l
               WHERE coalesce(r.labels, '[]') <@ coalesce(l.labels, '[]')
                 AND l.state = 'active'
@@ -302,18 +306,21 @@ BEGIN
         (4, v_run.available_at > utc_now(), 'scheduled_later',
             format('Not before %s UTC.', to_char(v_run.available_at, 'YYYY-MM-DD HH24:MI:SS'))),
         (5, v_run.worker_count = 0, 'no_worker',
-            'No worker is alive. Start one with "odoo ops_worker", or let this server '
+            'No worker takes runs. Start one with "odoo ops_worker", or let this server '
             'execute runs in the settings.'),
         (6, v_run.fitting_count = 0, 'no_matching_label', format(
-            'No worker that is alive offers the labels %s.', v_run.labels)),
+            'No worker that is alive offers the labels %s.',
+            (SELECT string_agg(label, ', ') FROM jsonb_array_elements_text(v_run.labels) label))),
         (7, v_run.active_count >= v_run.max_running, 'limit_reached', format(
-            'The project has %s active runs and allows %s.',
+            'The limit of the project is reached: %s active, %s allowed.',
             v_run.active_count, v_run.max_running)),
         (8, v_run.group_busy, 'concurrency_group', format(
             'Another run of the group %s is active.', v_run.concurrency_group)),
-        (9, v_run.free_count = 0, 'waiting_for_slot',
+        (9, v_run.group_head <> v_run.run_number, 'concurrency_group', format(
+            'Run #%s of the group %s goes first.', v_run.group_head, v_run.concurrency_group)),
+        (10, v_run.free_count = 0, 'waiting_for_slot',
             'All workers are busy; the next free slot takes it in turn.'),
-        (10, true, 'ready', 'A worker is about to take it.')
+        (11, true, 'ready', 'A worker is about to take it.')
     ) AS reason (rank, holds, code, message)
     WHERE reason.holds ORDER BY reason.rank LIMIT 1;
     RETURN jsonb_build_object('success', true, 'code', v_code, 'message', v_message);

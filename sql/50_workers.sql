@@ -12,6 +12,15 @@ AS $$
     WHERE coalesce(p_worker_id !~ '^[A-Za-z0-9._:-]{1,64}$', true)
 $$;
 
+CREATE FUNCTION labels_problem(p_labels text[]) RETURNS jsonb
+LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
+AS $$
+    SELECT refuse('invalid_input', 'labels must be at most 100 texts of 1 to 100 characters')
+    WHERE cardinality(p_labels) > 100 OR array_ndims(p_labels) > 1
+       OR EXISTS (SELECT FROM unnest(p_labels) label
+                  WHERE coalesce(length(label), 0) NOT BETWEEN 1 AND 100)
+$$;
+
 CREATE FUNCTION live_workers() RETURNS SETOF ops_worker
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
@@ -38,10 +47,18 @@ BEGIN
         RETURN worker_problem();
     ELSIF worker_id_problem(p_worker_id) IS NOT NULL THEN
         RETURN worker_id_problem(p_worker_id);
+    ELSIF labels_problem(p_labels) IS NOT NULL THEN
+        RETURN labels_problem(p_labels);
+    ELSIF length(p_host) > 255 OR length(p_version) > 100 THEN
+        RETURN refuse('invalid_input',
+                      'host must not exceed 255 characters and version not 100');
     ELSIF coalesce(p_capacity, 0) NOT BETWEEN 1 AND 1000 THEN
         RETURN refuse('invalid_input', 'capacity must lie between 1 and 1000');
     ELSIF coalesce(p_kind, '') NOT IN ('daemon', 'scheduled') THEN
         RETURN refuse('invalid_input', 'kind must be daemon or scheduled');
+    ELSIF p_token_id IS NOT NULL
+          AND NOT EXISTS (SELECT FROM ops_worker_token t WHERE t.id = p_token_id) THEN
+        RETURN refuse('not_found', 'There is no such worker token.');
     END IF;
     INSERT INTO ops_worker (
         worker_id, host, labels, capacity, version, kind, token_id, state, registered_at,
@@ -101,6 +118,12 @@ BEGIN
 END
 $$;
 
+-- Seconds that a lease renewed now lasts: none outlasts the deadline of its run.
+CREATE FUNCTION lease_seconds(p_deadline timestamp) RETURNS integer
+LANGUAGE sql VOLATILE
+RETURN greatest(0, least(run_lease_seconds(),
+                         floor(extract(epoch FROM p_deadline - utc_now())))::integer);
+
 -- One call per process for all its runs. What it does not own any more it must stop at once.
 CREATE FUNCTION heartbeat(p_worker_id text, p_runs jsonb DEFAULT '[]') RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
@@ -109,17 +132,18 @@ DECLARE
     v_until constant timestamptz :=
         clock_timestamp() + make_interval(secs => run_lease_seconds());
     v_item jsonb;
-    v_lease ops_run_lease;
+    v_lease record;
     v_runs jsonb := '[]';
 BEGIN
     IF worker_problem() IS NOT NULL THEN
         RETURN worker_problem();
     ELSIF worker_id_problem(p_worker_id) IS NOT NULL THEN
         RETURN worker_id_problem(p_worker_id);
-    ELSIF jsonb_typeof(p_runs) IS DISTINCT FROM 'array'
+    ELSIF jsonb_typeof(p_runs) IS DISTINCT FROM 'array' OR jsonb_path_exists(p_runs, '$[1000]')
           OR jsonb_path_exists(p_runs, '$[*] ? (!(@.run_id.type() == "number"
                                                  && @.epoch.type() == "number"))') THEN
-        RETURN refuse('invalid_input', 'runs must be a list of {"run_id": 1, "epoch": 1}');
+        RETURN refuse('invalid_input',
+                      'runs must be a list of at most 1000 {"run_id": 1, "epoch": 1}');
     END IF;
     UPDATE ops_worker SET last_heartbeat = utc_now() WHERE worker_id = p_worker_id;
     IF NOT FOUND THEN
@@ -129,20 +153,28 @@ BEGIN
     FOR v_item IN
         SELECT item FROM jsonb_array_elements(p_runs) item ORDER BY (item ->> 'run_id')::numeric
     LOOP
-        UPDATE ops_run_lease l SET lease_until = greatest(l.lease_until, v_until)
-        WHERE l.run_id::numeric = (v_item ->> 'run_id')::numeric
+        UPDATE ops_run_lease l
+        SET lease_until = greatest(l.lease_until, least(v_until, r.deadline AT TIME ZONE 'UTC'))
+        FROM (
+            -- A worker may hang before the start, too.
+            SELECT r.id, r.cancel_reason, CASE r.status WHEN 'claimed'
+                THEN r.claimed_at + make_interval(secs => deadline_grace_seconds())
+                ELSE r.deadline END AS deadline
+            FROM ops_run r
+        ) r
+        WHERE r.id = l.run_id
+          AND l.run_id::numeric = (v_item ->> 'run_id')::numeric
           AND l.epoch::numeric = (v_item ->> 'epoch')::numeric
           AND l.worker_id = p_worker_id
-        RETURNING l.* INTO v_lease;
+        RETURNING l.lease_until, l.cancel_requested, r.cancel_reason, r.deadline INTO v_lease;
         v_runs := v_runs || jsonb_strip_nulls(jsonb_build_object(
             'run_id', v_item -> 'run_id',
             'epoch', v_item -> 'epoch',
             'owned', FOUND,
             'cancel_requested', FOUND AND v_lease.cancel_requested,
-            'cancel_reason', CASE WHEN v_lease.cancel_requested THEN (
-                SELECT r.cancel_reason FROM ops_run r WHERE r.id = v_lease.run_id) END,
+            'cancel_reason', CASE WHEN v_lease.cancel_requested THEN v_lease.cancel_reason END,
             'lease_until', CASE WHEN FOUND THEN v_lease.lease_until END,
-            'lease_seconds', CASE WHEN FOUND THEN run_lease_seconds() END));
+            'lease_seconds', CASE WHEN FOUND THEN lease_seconds(v_lease.deadline) END));
     END LOOP;
     RETURN jsonb_build_object('success', true, 'runs', v_runs);
 END

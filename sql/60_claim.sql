@@ -45,6 +45,26 @@ AS $$
     WHERE r.id = p_run_id
 $$;
 
+-- The one run of a concurrency group that may go next; NULL while one is active. In the order of
+-- the queue, whoever asks: a deployment that waits for a worker with its labels is not overtaken by
+-- the next one. What is scheduled for later has not joined the group's queue yet.
+CREATE FUNCTION group_head(p_project_id integer, p_group text) RETURNS integer
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $$
+    SELECT r.id FROM ops_run r
+    WHERE r.project_id = p_project_id
+      AND r.concurrency_group = p_group
+      AND r.status = 'queued'
+      AND r.available_at <= utc_now()
+      AND NOT EXISTS (
+            SELECT FROM ops_run a
+            WHERE a.project_id = p_project_id
+              AND a.concurrency_group = p_group
+              AND a.status IN ('claimed', 'running'))
+    ORDER BY r.priority DESC, r.available_at, r.id
+    LIMIT 1
+$$;
+
 -- The head of one project's queue, whose gate the caller has locked; NULL when there is none.
 CREATE FUNCTION claim_head(
     p_project_id integer, p_max_running integer, p_worker_id text, p_labels text[],
@@ -67,11 +87,7 @@ BEGIN
       AND r.status = 'queued'
       AND r.available_at <= v_now
       AND (r.labels IS NULL OR r.labels <@ to_jsonb(p_labels))
-      AND (r.concurrency_group IS NULL OR NOT EXISTS (
-            SELECT FROM ops_run a
-            WHERE a.project_id = p_project_id
-              AND a.concurrency_group = r.concurrency_group
-              AND a.status IN ('claimed', 'running')))
+      AND (r.concurrency_group IS NULL OR r.id = group_head(p_project_id, r.concurrency_group))
     ORDER BY r.priority DESC, r.available_at, r.id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED;
@@ -120,8 +136,13 @@ BEGIN
             v_project.project_id, v_project.max_running, p_worker_id, p_labels, p_claim_token);
         EXIT WHEN run_id IS NOT NULL;
     END LOOP;
-EXCEPTION WHEN lock_not_available THEN
-    busy := true;
+EXCEPTION
+    WHEN lock_not_available THEN
+        busy := true;
+    -- An earlier call with the same token, whose reply was lost, was committed just now.
+    WHEN unique_violation THEN
+        run_id := (SELECT l.run_id FROM ops_run_lease l WHERE l.claim_token = p_claim_token);
+        busy := run_id IS NULL;
 END
 $$;
 
@@ -134,17 +155,20 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_pass record;
-    v_run_id integer;
+    v_lease ops_run_lease;
 BEGIN
     IF worker_problem() IS NOT NULL THEN
         RETURN worker_problem();
     ELSIF worker_id_problem(p_worker_id) IS NOT NULL THEN
         RETURN worker_id_problem(p_worker_id);
+    ELSIF labels_problem(p_labels) IS NOT NULL THEN
+        RETURN labels_problem(p_labels);
     END IF;
-    SELECT l.run_id INTO v_run_id FROM ops_run_lease l
-    WHERE l.claim_token = p_claim_token AND l.worker_id = p_worker_id;
-    IF FOUND THEN
-        RETURN claim_reply(v_run_id);
+    SELECT l.* INTO v_lease FROM ops_run_lease l WHERE l.claim_token = p_claim_token;
+    IF v_lease.worker_id <> p_worker_id THEN
+        RETURN refuse('conflict', 'Another worker has claimed a run with this claim token.');
+    ELSIF FOUND THEN
+        RETURN claim_reply(v_lease.run_id);
     END IF;
     -- A worker that never registered (psql, a script) is listed all the same.
     IF NOT EXISTS (SELECT FROM ops_worker w WHERE w.worker_id = p_worker_id) THEN

@@ -13,7 +13,7 @@ BEGIN
     SELECT * INTO v_lease FROM ops_run_lease l WHERE l.run_id = p_run_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         IF NOT EXISTS (SELECT FROM ops_run r WHERE r.id = p_run_id) THEN
-            RETURN refuse('not_found', format('There is no run %s.', p_run_id));
+            RETURN refuse('not_found', missing_run(p_run_id));
         ELSIF p_epoch IS NOT NULL THEN
             RETURN refuse('stale_epoch', format('Epoch %s does not hold run %s any more.',
                                                 p_epoch, p_run_id));
@@ -26,6 +26,23 @@ BEGIN
         RETURN refuse('not_holder', format('Another worker holds run %s.', p_run_id));
     END IF;
     RETURN NULL;
+END
+$$;
+
+-- The same for what belongs to the work: nothing does before it has begun. A run that goes back
+-- to the queue has left nothing behind.
+CREATE FUNCTION work_problem(p_run_id integer, p_worker_id text, p_epoch integer) RETURNS jsonb
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_refusal constant jsonb := holder_problem(p_run_id, p_worker_id, p_epoch);
+BEGIN
+    IF v_refusal IS NOT NULL THEN
+        RETURN v_refusal;
+    END IF;
+    RETURN (SELECT refuse('invalid_state', format(
+                'Run #%s is %s; its work begins with its start.', r.run_number, r.status))
+            FROM ops_run r WHERE r.id = p_run_id AND r.status <> 'running');
 END
 $$;
 
@@ -51,8 +68,10 @@ BEGIN
     END IF;
     IF v_run.status = 'claimed' THEN
         v_run.started_at := utc_now();
+        v_run.deadline := v_run.started_at + make_interval(
+            secs => run_timeout_seconds(v_run.snapshot) + deadline_grace_seconds());
         UPDATE ops_run SET status = 'running', started_at = v_run.started_at,
-                           write_date = v_run.started_at
+                           deadline = v_run.deadline, write_date = v_run.started_at
         WHERE id = p_run_id;
         UPDATE ops_run_lease
         SET lease_until = clock_timestamp() + make_interval(secs => run_lease_seconds())
@@ -63,7 +82,9 @@ BEGIN
         'success', true,
         'started_at', v_run.started_at AT TIME ZONE 'UTC',
         'lease_until', v_lease.lease_until,
-        'lease_seconds', run_lease_seconds(),
+        'lease_seconds', lease_seconds(v_run.deadline),
+        'deadline', v_run.deadline AT TIME ZONE 'UTC',
+        'deadline_seconds', greatest(0, floor(extract(epoch FROM v_run.deadline - utc_now()))),
         'next_seq', v_lease.next_log_seq);
 END
 $$;
@@ -156,8 +177,7 @@ BEGIN
     END IF;
     SELECT * INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
     IF is_terminal(v_run.status) AND v_run.epoch = p_epoch
-       AND coalesce(p_worker_id, v_run.claimed_by) = v_run.claimed_by
-       AND v_run.error_code IS DISTINCT FROM 'worker_lost' THEN
+       AND coalesce(p_worker_id, v_run.claimed_by) = v_run.claimed_by THEN
         RETURN jsonb_build_object(
             'success', true, 'status', v_run.status, 'exit_code', v_run.exit_code,
             'finished_at', v_run.finished_at AT TIME ZONE 'UTC', 'repeated', true);
@@ -223,8 +243,10 @@ BEGIN
     END IF;
     v_running := v_run.status = 'running';
     IF v_run.cancel_requested_at IS NULL THEN
+        -- A worker that has claimed it but not begun loses it: the epoch is over.
         UPDATE ops_run SET cancel_requested_at = v_now, canceled_by = acting_user_id(),
-                           cancel_reason = p_reason, write_date = v_now
+                           cancel_reason = p_reason, write_date = v_now,
+                           epoch = epoch + (status = 'claimed')::integer
         WHERE id = p_run_id;
         UPDATE ops_run_lease SET cancel_requested = true WHERE run_id = p_run_id;
         IF v_running THEN
@@ -244,13 +266,36 @@ BEGIN
 END
 $$;
 
+-- running → failed without a word of the worker. The epoch ends with it: what the worker says
+-- after that is stale, though it be a repeat of its own completion.
+CREATE FUNCTION fail_lost_run(p_run_id integer, p_at_deadline boolean) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+BEGIN
+    UPDATE ops_run SET epoch = epoch + 1 WHERE id = p_run_id;
+    IF p_at_deadline THEN
+        PERFORM finish_run(p_run_id, 'failed', NULL, 'timeout', (
+            SELECT format('The run had not ended %s seconds after its timeout of %s seconds: its '
+                          'worker hangs.', deadline_grace_seconds(), run_timeout_seconds(r.snapshot))
+            FROM ops_run r WHERE r.id = p_run_id), '{}');
+    ELSE
+        PERFORM finish_run(p_run_id, 'failed', NULL, 'worker_lost',
+            'The worker stopped renewing its lease: it was killed, hangs, '
+            'or cannot reach the control plane.', '{}');
+    END IF;
+END
+$$;
+
 -- Runs whose lease has ended: a claimed one goes back to the queue, for nothing had begun; a
--- running one failed with its worker. Any number of callers; one at a time does the work.
+-- running one failed, with its worker or at its deadline. No lease outlasts a deadline, so a
+-- worker that hangs and goes on with its heartbeats loses the run here, too.
+-- Any number of callers; one at a time does the work.
 CREATE FUNCTION reap_lost_runs() RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_lost record;
+    v_lease_end timestamp;
     v_requeued integer := 0;
     v_failed integer := 0;
 BEGIN
@@ -263,24 +308,22 @@ BEGIN
         RETURN jsonb_build_object('success', true, 'requeued', 0, 'failed', 0);
     END IF;
     FOR v_lost IN
-        SELECT r.id, r.status
+        SELECT r.id, r.status, r.deadline
         FROM ops_run r JOIN ops_run_lease l ON l.run_id = r.id
         WHERE l.lease_until < clock_timestamp()
         ORDER BY r.id LIMIT 100
         FOR NO KEY UPDATE OF r SKIP LOCKED
     LOOP
         -- A heartbeat may have come between the look and the lock.
-        CONTINUE WHEN NOT EXISTS (
-            SELECT FROM ops_run_lease l
-            WHERE l.run_id = v_lost.id AND l.lease_until < clock_timestamp()
-            FOR NO KEY UPDATE);
+        SELECT l.lease_until AT TIME ZONE 'UTC' INTO v_lease_end FROM ops_run_lease l
+        WHERE l.run_id = v_lost.id AND l.lease_until < clock_timestamp()
+        FOR NO KEY UPDATE;
+        CONTINUE WHEN NOT FOUND;
         IF v_lost.status = 'claimed' THEN
             PERFORM requeue(v_lost.id);
             v_requeued := v_requeued + 1;
         ELSE
-            PERFORM finish_run(v_lost.id, 'failed', NULL, 'worker_lost',
-                'The worker stopped renewing its lease: it was killed, hangs, '
-                'or cannot reach the control plane.', '{}');
+            PERFORM fail_lost_run(v_lost.id, v_lease_end >= v_lost.deadline);
             v_failed := v_failed + 1;
         END IF;
     END LOOP;

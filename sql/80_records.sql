@@ -2,6 +2,7 @@
 
 -- A line of the log may hold this many bytes of UTF-8; a batch this many lines.
 CREATE FUNCTION max_message_bytes() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 65536;
+CREATE FUNCTION max_metadata_bytes() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 65536;
 CREATE FUNCTION max_batch_lines() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 1000;
 
 -- Why a batch of lines cannot be stored: a refusal, or NULL.
@@ -26,13 +27,15 @@ BEGIN
        OR octet_length(line.value ->> 'message') > max_message_bytes()
        OR coalesce(line.value ->> 'level', 'info') NOT IN ('debug', 'info', 'warn', 'error')
        OR coalesce(jsonb_typeof(line.value -> 'metadata'), 'object') <> 'object'
+       OR octet_length((line.value -> 'metadata')::text) > max_metadata_bytes()
        OR NOT coalesce(is_readable_time((line.value ->> 'timestamp')::timestamptz), true)
     ORDER BY line.position LIMIT 1;
     IF FOUND THEN
         RETURN refuse('invalid_input', format(
             'line %s: wants a message of at most %s bytes, a level out of debug, info, warn, '
-            'error, metadata that is an object, and a timestamp like 2026-01-31T12:00:00.000001Z',
-            v_position, max_message_bytes()));
+            'error, metadata that is an object of at most %s bytes, and a timestamp like '
+            '2026-01-31T12:00:00.000001Z',
+            v_position, max_message_bytes(), max_metadata_bytes()));
     END IF;
     RETURN NULL;
 EXCEPTION WHEN data_exception THEN
@@ -54,7 +57,7 @@ BEGIN
     IF worker_problem() IS NOT NULL THEN
         RETURN worker_problem();
     END IF;
-    v_refusal := coalesce(holder_problem(p_run_id, NULL, p_epoch), lines_problem(p_first_seq, p_lines));
+    v_refusal := coalesce(work_problem(p_run_id, NULL, p_epoch), lines_problem(p_first_seq, p_lines));
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;
@@ -93,7 +96,7 @@ BEGIN
     IF worker_problem() IS NOT NULL THEN
         RETURN worker_problem();
     END IF;
-    v_refusal := holder_problem(p_run_id, p_worker_id, p_epoch);
+    v_refusal := work_problem(p_run_id, p_worker_id, p_epoch);
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;
@@ -122,7 +125,7 @@ BEGIN
         RETURN worker_problem();
     END IF;
     PERFORM FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
-    v_refusal := holder_problem(p_run_id, NULL, p_epoch);
+    v_refusal := work_problem(p_run_id, NULL, p_epoch);
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     ELSIF coalesce(p_event_type, '') NOT IN ('error', 'warning', 'info') THEN
@@ -140,8 +143,8 @@ $$;
 
 -- Why an artifact cannot be recorded: a refusal, or NULL.
 CREATE FUNCTION artifact_problem(
-    p_artifact_key text, p_artifact_url text, p_size_bytes bigint, p_checksum text,
-    p_expires_at timestamptz, p_metadata jsonb
+    p_artifact_key text, p_artifact_url text, p_content_type text, p_size_bytes bigint,
+    p_checksum text, p_expires_at timestamptz, p_metadata jsonb
 ) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
@@ -152,13 +155,20 @@ AS $$
             THEN 'artifact_key must be a relative path of letters, digits, ".", "_" and "-", '
                  'without "." and ".." parts, of at most 512 characters' END),
         (2, CASE WHEN coalesce(p_artifact_url, '') !~ '^(filesystem:|s3://).+'
-            THEN 'artifact_url must begin with "filesystem:" or "s3://"' END),
+                   OR length(p_artifact_url) > 2000
+            THEN 'artifact_url must begin with "filesystem:" or "s3://" and have at most 2000 '
+                 'characters' END),
         (3, CASE WHEN coalesce(p_size_bytes, -1) < 0 THEN 'size_bytes must not be negative' END),
         (4, CASE WHEN coalesce(p_checksum !~ '^[0-9a-f]{64}$', true)
             THEN 'checksum must be a SHA-256 in lower-case hex' END),
-        (5, CASE WHEN jsonb_typeof(p_metadata) <> 'object' THEN 'metadata must be a JSON object' END),
+        (5, CASE WHEN jsonb_typeof(p_metadata) <> 'object'
+                   OR octet_length(p_metadata::text) > max_metadata_bytes()
+            THEN format('metadata must be a JSON object of at most %s bytes',
+                        max_metadata_bytes()) END),
         (6, CASE WHEN NOT is_readable_time(p_expires_at)
-            THEN 'expires_at must be a time before the year 9000' END)
+            THEN 'expires_at must be a time in the years 1970 to 8999' END),
+        (7, CASE WHEN length(p_content_type) > 255
+            THEN 'content_type must not exceed 255 characters' END)
     ) AS checks (rank, problem)
     WHERE problem IS NOT NULL ORDER BY rank LIMIT 1
 $$;
@@ -181,9 +191,9 @@ BEGIN
         RETURN worker_problem();
     END IF;
     v_refusal := coalesce(
-        holder_problem(p_run_id, NULL, p_epoch),
-        artifact_problem(p_artifact_key, p_artifact_url, p_size_bytes, p_checksum,
-                         p_expires_at, coalesce(p_metadata, '{}')));
+        work_problem(p_run_id, NULL, p_epoch),
+        artifact_problem(p_artifact_key, p_artifact_url, p_content_type, p_size_bytes,
+                         p_checksum, p_expires_at, coalesce(p_metadata, '{}')));
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;

@@ -32,7 +32,8 @@ SELECT r.id, r.project_id, r.workflow_id, r.workflow_type, r.run_number, r.statu
        r.attempt, r.requested_by, r.cancel_requested_at AT TIME ZONE 'UTC' AS cancel_requested_at,
        r.canceled_by, r.cancel_reason, r.snapshot, coalesce(r.metadata, '{}'::jsonb) AS metadata,
        r.epoch, r.create_date AT TIME ZONE 'UTC' AS created_at,
-       r.write_date AT TIME ZONE 'UTC' AS updated_at
+       r.write_date AT TIME ZONE 'UTC' AS updated_at,
+       r.deadline AT TIME ZONE 'UTC' AS deadline
 FROM public.ops_run r;
 
 CREATE OR REPLACE VIEW run_events WITH (security_invoker = true) AS

@@ -7,6 +7,7 @@ by switching off for a moment the triggers that make the trail append-only.
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg2
@@ -229,6 +230,20 @@ class KernelCase(BaseCase):
             run_id,
         )
 
+    def reach_deadline(self, run_id):
+        """Let the deadline of a run pass now, and with it the lease, which a worker that hangs
+        had renewed by heartbeats as far as it goes."""
+        self.db.rows(
+            "UPDATE ops_run SET deadline = utc.now - interval '1 second'"
+            " FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) utc WHERE id = %s",
+            run_id,
+        )
+        self.db.rows(
+            "UPDATE ops_run_lease l SET lease_until = r.deadline AT TIME ZONE 'UTC'"
+            " FROM ops_run r WHERE r.id = l.run_id AND r.id = %s",
+            run_id,
+        )
+
     def reap(self):
         """Reap, once PostgreSQL has been up for longer than a lease, as the kernel demands."""
         young = self.db.value(
@@ -236,6 +251,20 @@ class KernelCase(BaseCase):
         )
         time.sleep(max(0.0, float(young)))
         return self.db.call("reap_lost_runs")
+
+    def in_background(self, connection, function, **arguments):
+        """Begin a call on a connection of its own; ``result()`` of what is returned waits for
+        the reply."""
+        executor = ThreadPoolExecutor(1)
+        self.addCleanup(executor.shutdown)
+        return executor.submit(connection.call, function, **arguments)
+
+    def wait_until_blocked(self, connection, by):
+        """Return once a statement on one connection waits for a lock of the other's."""
+        pids = [each.connection.info.backend_pid for each in (by, connection)]
+        until = time.monotonic() + 30
+        while not self.db.value("SELECT %s = ANY(pg_blocking_pids(%s))", *pids):
+            self.assertLess(time.monotonic(), until, "it does not wait for the other")
 
     def in_parallel(self, count, function):
         """Call ``function(index, connection)`` in ``count`` threads that begin together."""

@@ -128,6 +128,51 @@ class TestKernelClaim(KernelCase):
         self.db.call("complete_workflow_run", exit_code=0, **held)
         self.assertEqual(self.claim(worker_id)["run_id"], second)
 
+    def test_an_older_member_of_a_group_is_not_overtaken_for_want_of_a_label(self):
+        group = {"concurrency_group": "production"}
+        older = self.queue(self.make_workflow(self.project, {**group, "labels": ["docker"]}))
+        younger = self.queue(self.make_workflow(self.project, group))
+        other_group = self.queue(self.make_workflow(self.project, {"concurrency_group": "staging"}))
+        elsewhere = self.queue(self.make_workflow(self.make_project(), group))
+        plain = self.worker()
+        claimed = [self.claim(plain)["run_id"] for _ in range(3)]
+        self.assertEqual(sorted(claimed, key=str), sorted([other_group, elsewhere, None], key=str))
+        reply = self.db.call("explain_wait", run_id=younger)
+        self.assertEqual(reply["code"], "concurrency_group")
+        number = self.run_row(older)["run_number"]
+        self.assertEqual(reply["message"], f"Run #{number} of the group production goes first.")
+        fitting = self.claim(self.worker(), labels=["docker"])
+        self.assertEqual(fitting["run_id"], older)
+        self.assertIsNone(self.claim(plain)["run_id"])
+        self.db.call("cancel_run", run_id=older)
+        self.assertEqual(self.claim(plain)["run_id"], younger)
+
+    def test_a_member_scheduled_for_later_holds_up_nobody(self):
+        workflow = self.make_workflow(self.project, {"concurrency_group": "production"})
+        self.queue(workflow, available_at="2099-01-01T00:00:00+00", priority=1000)
+        due = self.queue(workflow)
+        self.assertEqual(self.claim(self.worker())["run_id"], due)
+
+    def test_priority_goes_before_age_within_a_group_too(self):
+        workflow = self.make_workflow(self.project, {"concurrency_group": "production"})
+        self.queue(workflow)
+        urgent = self.queue(workflow, priority=1)
+        self.assertEqual(self.claim(self.worker())["run_id"], urgent)
+
+    def test_a_member_somebody_is_busy_with_is_not_overtaken(self):
+        workflow = self.make_workflow(self.project, {"concurrency_group": "production"})
+        older, younger = self.queue(workflow), self.queue(workflow)
+        other = self.connect()
+        other.rows("BEGIN")
+        other.rows("SELECT FROM ops_run WHERE id = %s FOR NO KEY UPDATE", older)
+        worker_id = self.worker()
+        self.assertIsNone(self.claim(worker_id)["run_id"])
+        other.rows("COMMIT")
+        self.assertEqual(self.claim(worker_id)["run_id"], older)
+        self.assertIsNone(self.claim(worker_id)["run_id"])
+        self.db.call("cancel_run", run_id=older)
+        self.assertEqual(self.claim(worker_id)["run_id"], younger)
+
     def test_a_long_backlog_does_not_starve_another_project(self):
         for _ in range(20):
             self.queue()

@@ -14,7 +14,7 @@ from odoo.tests import tagged
 from ..worker.control.base import Artifact, Refused
 from ..worker.control.sql import SqlControlPlane
 from .kernel_case import KernelCase
-from .sql_door_case import Login
+from .sql_door_case import Login, skip_unless_grantable
 
 ADDON_FOLDER = Path(__file__).parent.parent
 
@@ -23,6 +23,7 @@ ADDON_FOLDER = Path(__file__).parent.parent
 class TestSqlWorker(KernelCase):
     def setUp(self):
         super().setUp()
+        skip_unless_grantable(self.db, "ops_worker")
         self.role = f"ops_test_{uuid.uuid4().hex[:8]}"
         self.password = uuid.uuid4().hex
         self.db.rows(f"CREATE ROLE {self.role} LOGIN PASSWORD '{self.password}'")

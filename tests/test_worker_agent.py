@@ -212,6 +212,20 @@ class TestStopping(KernelCase):
         wait_for(lambda: not running("71305"))
         self.assertIsNone(worker.poll(), "The worker must go on.")
 
+    def test_work_that_passed_its_deadline_is_killed(self):
+        run_id, worker = self.start_sleeper("echo ready; setsid sleep 71307")
+        self.query(
+            "WITH late AS (UPDATE ops_run SET deadline = now() AT TIME ZONE 'UTC' WHERE id = %s"
+            " RETURNING id, deadline) UPDATE ops_run_lease SET"
+            " lease_until = deadline AT TIME ZONE 'UTC' FROM late WHERE run_id = id",
+            run_id,
+        )
+        row = self.wait_status(run_id, "failed")
+        self.assertEqual(row["error_code"], "timeout")
+        self.assertIn("timeout of 3600 seconds", row["error_message"])
+        wait_for(lambda: not running("71307"))
+        self.assertIsNone(worker.poll(), "The worker must go on.")
+
     def test_the_leftovers_of_a_dead_run_are_removed(self):
         run_id, victim = self.start_sleeper("echo ready; sleep 71306")
         victim.send_signal(signal.SIGKILL)

@@ -34,6 +34,27 @@ class TestGuard(unittest.TestCase):
         guard.renew(sent_at - 30, 60)
         self.assertEqual(deadlines, [sent_at + 59, sent_at + 59])
 
+    def test_at_the_deadline_of_the_run_the_work_stops_whatever_is_renewed(self):
+        guard = make_guard(kill_margin=0.5)
+        began = time.monotonic()
+        guard.bound(began, 1.0)
+        while guard.stopped is None:
+            guard.renew(time.monotonic(), 60)
+            time.sleep(0.01)
+        self.assertLess(time.monotonic() - began, 1.0, "before the control plane gives it up")
+        self.assertEqual(guard.stopped.code, "timeout")
+        self.assertTrue(guard.is_lost)
+
+    def test_a_deadline_is_what_the_supervisors_hear_of_too(self):
+        guard = make_guard(kill_margin=1.0)
+        now = time.monotonic()
+        guard.bound(now, 70)
+        deadlines = []
+        guard.watch(deadlines.append)
+        for sent_at in (now, now + 5, now + 30):
+            guard.renew(sent_at, 60)
+        self.assertEqual([round(each - now) for each in deadlines], [59, 64, 69])
+
     def test_the_first_cause_stays_and_the_shorter_grace_counts(self):
         guard = make_guard()
         guard.stop("canceled", "The run was canceled.", 10)

@@ -160,6 +160,7 @@ class Execution:
         if isinstance(reply, Refused):
             _logger.info("Run %s was not started: %s", claim.run_id, reply)
             return None
+        self.guard.bound(sent_at, reply.deadline_seconds)
         self.guard.renew(sent_at, reply.lease_seconds)
         return reply
 

@@ -18,6 +18,7 @@ from .errors import RunStopped
 
 T = TypeVar("T")
 
+OVERDUE = "The run did not end within the grace that follows its timeout; its worker gave it up."
 LEASE_LOST = "The worker could not renew the lease of the run in time and stopped its work."
 MAX_PAUSE = 5.0
 
@@ -34,6 +35,7 @@ class RunGuard:
         self._grace = 0.0
         self._woken = threading.Event()
         self._on_renew: Callable[[float], None] | None = None
+        self._run_deadline = float("inf")
         self.deadline = 0.0
         self.renew(claimed_at, claim.lease_seconds)
 
@@ -41,11 +43,19 @@ class RunGuard:
         """The lease was renewed by a call sent at ``sent_at`` (monotonic) for so many seconds."""
         margin = min(self._kill_margin, lease_seconds / 3)
         with self._lock:
-            self.deadline = max(self.deadline, sent_at + lease_seconds - margin)
+            until = min(sent_at + lease_seconds - margin, self._run_deadline)
+            self.deadline = max(self.deadline, until)
             on_renew = self._on_renew
             deadline = self.deadline
         if on_renew:
             on_renew(deadline)
+
+    def bound(self, sent_at: float, seconds: float) -> None:
+        """The control plane ends the run so many seconds after a call sent at ``sent_at``: no
+        renewal counts beyond that."""
+        with self._lock:
+            self._run_deadline = sent_at + seconds - self._kill_margin
+            self.deadline = min(self.deadline, self._run_deadline)
 
     def watch(self, on_renew: Callable[[float], None] | None) -> None:
         """Call ``on_renew(deadline)`` at each renewal from now on; None ends that."""
@@ -63,8 +73,10 @@ class RunGuard:
 
     @property
     def stopped(self) -> RunStopped | None:
-        """Why the work must stop, or None. Notices by itself that the lease has run out."""
-        if time.monotonic() >= self.deadline:
+        """Why the work must stop, or None. Notices by itself that the lease or the time is over."""
+        if time.monotonic() >= self._run_deadline:
+            self.stop("timeout", OVERDUE, 0.0)
+        elif time.monotonic() >= self.deadline:
             self.stop("lease_lost", LEASE_LOST, 0.0)
         with self._lock:
             return self._stop

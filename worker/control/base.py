@@ -56,10 +56,14 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """The run is running. ``next_seq`` is the number its next log line must have."""
+    """The run is running. ``next_seq`` is the number its next log line must have.
+
+    ``deadline_seconds`` from now on the control plane ends it, whatever the worker says.
+    """
 
     lease_seconds: float
     next_seq: int
+    deadline_seconds: float = float("inf")
 
 
 @dataclasses.dataclass(frozen=True)

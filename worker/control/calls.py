@@ -81,7 +81,7 @@ class KernelCalls(ControlPlane):
         reply = self._call("start_workflow_run", run_id=run_id, worker_id=worker_id, epoch=epoch)
         if isinstance(reply, Refused):
             return reply
-        return Started(reply["lease_seconds"], reply["next_seq"])
+        return Started(reply["lease_seconds"], reply["next_seq"], reply["deadline_seconds"])
 
     def release_run(self, run_id, worker_id, epoch):
         return self._call("release_run", run_id=run_id, worker_id=worker_id, epoch=epoch)
