@@ -128,6 +128,14 @@ AS $$
     SELECT x.number, 'altered: its runs do not give the roots of their projects'
     FROM chain x WHERE x.projects IS DISTINCT FROM expired_projects(x.number)
     UNION ALL
+    SELECT DISTINCT r.expiry_number, format('altered: no checkpoint holds the last event of run %s',
+                                            r.run_id)
+    FROM ops_audit_expiry_run r
+    WHERE NOT EXISTS (
+        SELECT FROM ops_audit_head h
+        WHERE h.project_id = r.project_id AND h.run_id = r.run_id
+          AND (h.event_seq, h.event_hash) = (r.event_seq, r.event_hash))
+    UNION ALL
     SELECT DISTINCT r.expiry_number, 'missing: runs speak of it, but it is not there'
     FROM ops_audit_expiry_run r
     WHERE NOT EXISTS (SELECT FROM ops_audit_expiry x WHERE x.number = r.expiry_number)

@@ -466,6 +466,9 @@ class Verifier:
         if excuse:
             self.expired_runs += 1
             self.expired_events += excuse[1]
+            if excuse[1:] not in [head[1:] for head in self.heads]:
+                what = f"altered: expiry {excuse[0]} names an event that no checkpoint holds"
+                problems.append(("event", excuse[1], what))
             if run["event_seq"] is not None and (run["event_seq"], run["event_hash"]) != excuse[1:]:
                 what = f"altered: expiry {excuse[0]} holds another event as the last"
                 problems.append(("event", run["event_seq"], what))
