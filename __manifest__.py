@@ -1,7 +1,7 @@
 {
     "name": "OdooOps",
     "summary": "Control plane for self-hosted Odoo: workflows, runs, logs, artifacts and proof",
-    "version": "19.0.1.1.0",
+    "version": "19.0.1.0.0",
     "category": "Productivity/OdooOps",
     "author": "OdooOps contributors",
     "license": "LGPL-3",

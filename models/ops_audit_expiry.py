@@ -29,8 +29,7 @@ class OpsAuditExpiry(models.Model):
     run_count = fields.Integer("Runs", readonly=True, required=True)
     event_count = fields.Integer("Events", readonly=True, required=True)
     projects = fields.Json(
-        "Roots",
-        readonly=True, required=True, help="Each project's id, and the root over its runs."
+        "Roots", readonly=True, required=True, help="Each project's id, and the root over its runs."
     )
     project_names = fields.Char("Projects", compute="_compute_project_names")
     root = fields.Char(readonly=True, required=True, help="Hash over the roots of the projects.")

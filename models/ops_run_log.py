@@ -85,8 +85,7 @@ class OpsRunLog(models.Model):
         """Last line, lines per level and steps of one run; the caller has checked the access."""
         counts = self.env.execute_query(
             SQL(
-                "SELECT log_level, count(*), max(seq) FROM ops_run_log"
-                " WHERE %s GROUP BY log_level",
+                "SELECT log_level, count(*), max(seq) FROM ops_run_log WHERE %s GROUP BY log_level",
                 self._in_run(run_id),
             )
         )

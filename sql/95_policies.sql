@@ -15,7 +15,8 @@ BEGIN
         -- No policy for these: nobody else reads them.
         'ops_worker', 'ops_upgrade_acknowledgement', 'ops_sql_login', 'ops_run_lease',
         'ops_project_gate', 'ops_audit_pending', 'ops_audit_head', 'ops_audit_checkpoint',
-        'ops_audit_checkpoint_project', 'ops_audit_expiry', 'ops_audit_expiry_run'
+        'ops_audit_checkpoint_project', 'ops_audit_expiry', 'ops_audit_expiry_run',
+        'ops_retention_line'
     ]
     LOOP
         CONTINUE WHEN (SELECT c.relrowsecurity FROM pg_class c

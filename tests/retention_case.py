@@ -34,9 +34,7 @@ class RetentionCase(AuditCase):
 
     def make_partitions(self, queued_at=QUEUED_AT):
         for parent in ("ops_run_event_row", "ops_run_log_line"):
-            self.db.rows(
-                f"SELECT {self.db.schema}.make_partition(%s, %s)", *(parent, queued_at)
-            )
+            self.db.rows(f"SELECT {self.db.schema}.make_partition(%s, %s)", *(parent, queued_at))
 
     def retain(self, project_id, *, logs, events, runs):
         self.db.rows(

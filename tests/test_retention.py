@@ -9,6 +9,7 @@ from odoo.exceptions import AccessError
 from odoo.tests import TransactionCase, new_test_user, tagged
 from odoo.tools import mute_logger
 
+from ..models import audit_key
 from .retention_case import EVENTS, LOGS, QUEUED_AT, RetentionCase
 
 LATER = QUEUED_AT + timedelta(days=1)
@@ -221,9 +222,7 @@ class TestRetentionOfEvents(RetentionCase):
             with self.subTest(change=change):
                 old = self.db.rows("SELECT * FROM ops_audit_expiry WHERE number = %s", number)[0]
                 with self.without_append_only():
-                    self.db.rows(
-                        f"UPDATE ops_audit_expiry SET {change} WHERE number = %s", number
-                    )
+                    self.db.rows(f"UPDATE ops_audit_expiry SET {change} WHERE number = %s", number)
                 self.assertFoundBoth(f"expiry {number}: altered: the content")
                 with self.without_append_only():
                     self.db.rows(
@@ -267,19 +266,20 @@ class TestRetentionOfEvents(RetentionCase):
 
     def test_checkpoints_and_exports_of_the_first_version_still_verify(self):
         with self.environment() as env:
-            key_pem, sign = self._first_version_key()
+            key = audit_key.load("any")
             uuid = env["ir.config_parameter"].get_param("database.uuid")
         prepared = self.db.call("prepare_checkpoint", database_uuid=uuid, key_id=self.key_id)
         lines = prepared["statement"].splitlines()
         self.assertEqual(lines[0], "odooops checkpoint 2")
         statement = "\n".join(["odooops checkpoint 1", *lines[1:9], ""])
         # The call above has committed the heads; the second half says which form was signed.
-        prepared["checkpoint"].update(
-            statement_version=None, expiry_number=None, expiry_hash=None
-        )
+        prepared["checkpoint"].update(statement_version=None, expiry_number=None, expiry_hash=None)
         prepared["statement"] = statement
         self.db.call(
-            "add_checkpoint", prepared=prepared, public_key=key_pem, signature=sign(statement)
+            "add_checkpoint",
+            prepared=prepared,
+            public_key=key.public_pem,
+            signature=key.sign(statement),
         )
         self.assertEqual(self.problems(self.project), [])
         export = self.export(self.project)
@@ -288,12 +288,6 @@ class TestRetentionOfEvents(RetentionCase):
         self.expired()
         self.assertEqual(self.problems(self.project), [])
         self.assertHolds(self.export(self.project))
-
-    def _first_version_key(self):
-        from ..models import audit_key
-
-        key = audit_key.load("any")
-        return key.public_pem, key.sign
 
     def _as_first_format(self, export):
         older = []

@@ -122,7 +122,9 @@ class TestSchemaDocuments(TransactionCase):
         self.execute("CREATE VIEW {schema}.seen AS SELECT v.run_id, v.id FROM {schema}.run_logs v")
         table = self.describe().tables["seen"]
         self.assertEqual(table.primary_key, ("id",))
-        self.execute("CREATE VIEW {schema}.kept AS SELECT v.id, v.run_id FROM {schema}.run_artifacts v")
+        self.execute(
+            "CREATE VIEW {schema}.kept AS SELECT v.id, v.run_id FROM {schema}.run_artifacts v"
+        )
         table = self.describe().tables["kept"]
         self.assertEqual([each.target for each in table.references], ["runs"])
 
