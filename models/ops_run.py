@@ -103,8 +103,6 @@ class OpsRun(models.Model):
     _claim = models.Index("(project_id, priority DESC, available_at, id) WHERE status = 'queued'")
     _active = models.Index("(project_id) WHERE status IN ('claimed', 'running')")
     _project = models.Index("(project_id, run_number DESC)")
-    # For retention, which asks for the runs of a week or a month: tiny, and no update pays for it.
-    _queued_at = models.Index("USING brin (create_date) WITH (pages_per_range = 32)")
 
     @api.depends("project_id", "run_number")
     def _compute_display_name(self):

@@ -147,35 +147,26 @@ BEGIN
 END
 $$;
 
--- Every link of the chain, computed again; no row means that the history holds. A run that
--- the caller does not see is a problem too: silence would read as proof.
-CREATE FUNCTION verify_events(p_run_id integer)
+-- Every link of a run's chain, computed again. Within the partition of the run; what may lie in
+-- others is the callers' part, for which to look there run by run would take long.
+CREATE FUNCTION chain_problems(p_run_id integer)
 RETURNS TABLE (run_id integer, seq integer, problem text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
-    WITH visible AS (
-        SELECT r.id, r.create_date FROM ops_run r
-        WHERE r.id = p_run_id
-          AND permission_problem(r.project_id, 'read', '') IS NULL
-    ), chain AS (
-        -- In every partition: a row slipped into another one than the run's must be found.
-        SELECT e.*, v.create_date,
+    WITH chain AS (
+        SELECT e.*,
                lag(e.hash) OVER w AS expected_prev,
                row_number() OVER w AS expected_seq
-        FROM ops_run_event_row e JOIN visible v ON v.id = e.run_id
+        FROM ops_run_event_row e
+        WHERE e.run_id = p_run_id
+          AND e.run_queued_at = (SELECT r.create_date FROM ops_run r WHERE r.id = p_run_id)
         WINDOW w AS (ORDER BY e.seq)
     ), head AS (
         SELECT r.id, r.event_seq, r.event_hash, c.seq AS last_seq, c.hash AS last_hash
         FROM ops_run r
-        JOIN visible v ON v.id = r.id
-        LEFT JOIN LATERAL (
-            SELECT e.seq, e.hash FROM ops_run_event_row e
-            WHERE e.run_id = r.id ORDER BY e.seq DESC LIMIT 1
-        ) c ON true
+        LEFT JOIN LATERAL (SELECT k.seq, k.hash FROM chain k ORDER BY k.seq DESC LIMIT 1) c ON true
+        WHERE r.id = p_run_id
     )
-    SELECT p_run_id, NULL::integer, format('There is no run %s.', p_run_id)
-    WHERE NOT EXISTS (SELECT FROM visible)
-    UNION ALL
     SELECT c.run_id, c.seq, 'missing: the events before this one'
     FROM chain c WHERE c.seq <> c.expected_seq
     UNION ALL
@@ -187,9 +178,6 @@ AS $$
     WHERE c.hash IS DISTINCT FROM event_hash(
         c.prev_hash, c.run_id, c.seq, c.event_type, c."timestamp", c.message, c.payload)
     UNION ALL
-    SELECT c.run_id, c.seq, 'moved: it lies under another time of queueing than its run'
-    FROM chain c WHERE c.run_queued_at <> c.create_date
-    UNION ALL
     SELECT h.id, h.event_seq, 'missing: the events after ' || coalesce(h.last_seq, 0)
     FROM head h
     WHERE (h.event_seq, h.event_hash) IS DISTINCT FROM (h.last_seq, h.last_hash)
@@ -199,5 +187,26 @@ AS $$
             WHERE x.run_id = h.id
               AND x.expiry_number <= (SELECT max(c.expiry_number) FROM ops_audit_checkpoint c)
               AND (x.event_seq, x.event_hash) = (h.event_seq, h.event_hash)))
+$$;
+
+-- The same for whom may see the run, and what lies elsewhere; no row means that the history holds.
+-- A run that the caller does not see is a problem too: silence would read as proof.
+CREATE FUNCTION verify_events(p_run_id integer)
+RETURNS TABLE (run_id integer, seq integer, problem text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+    WITH visible AS (
+        SELECT r.id, r.create_date FROM ops_run r
+        WHERE r.id = p_run_id
+          AND permission_problem(r.project_id, 'read', '') IS NULL
+    )
+    SELECT p_run_id, NULL::integer, format('There is no run %s.', p_run_id)
+    WHERE NOT EXISTS (SELECT FROM visible)
+    UNION ALL
+    SELECT c.* FROM visible v CROSS JOIN LATERAL chain_problems(v.id) c
+    UNION ALL
+    SELECT e.run_id, e.seq, 'moved: it lies under another time of queueing than its run'
+    FROM visible v JOIN ops_run_event_row e ON e.run_id = v.id
+    WHERE e.run_queued_at <> v.create_date
     ORDER BY 2
 $$;

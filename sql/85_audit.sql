@@ -252,8 +252,13 @@ AS $$
           AND NOT EXISTS (SELECT FROM ops_run_event_row e WHERE e.run_id = x.run_id)
     )
     SELECT r.project_id, v.run_id, v.seq, v.problem
-    FROM ops_run r CROSS JOIN LATERAL verify_events(r.id) v
+    FROM ops_run r CROSS JOIN LATERAL chain_problems(r.id) v
     WHERE p_project_id IS NULL OR r.project_id = p_project_id
+    UNION ALL
+    SELECT r.project_id, e.run_id, e.seq, 'moved: it lies under another time of queueing than its run'
+    FROM ops_run_event_row e JOIN ops_run r ON r.id = e.run_id
+    WHERE (p_project_id IS NULL OR r.project_id = p_project_id)
+      AND e.run_queued_at <> r.create_date
     UNION ALL
     SELECT h.project_id, h.run_id, h.event_seq, CASE
         WHEN e.run_id IS NULL THEN 'missing: checkpoint ' || h.checkpoint_number || ' holds it'
