@@ -11,6 +11,8 @@ from .progress import note, say
 
 FILE_LINES = 500
 FUNCTION_LINES = 60
+# One file on purpose: an auditor takes it alone, from the source.
+FILE_LINES_OF = {"scripts/odooops/verify_audit.py": 650}
 # Material for runs, not code of the project.
 EXCLUDED = "demo/repository/"
 
@@ -39,8 +41,9 @@ def too_long(name, text):
     """Sentences about a Python file and its functions that have grown too long."""
     found = []
     lines = text.count("\n")
-    if lines > FILE_LINES:
-        found.append(f"{name}: {lines} lines; a file has at most {FILE_LINES}")
+    most = FILE_LINES_OF.get(name, FILE_LINES)
+    if lines > most:
+        found.append(f"{name}: {lines} lines; a file has at most {most}")
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = node.end_lineno - node.lineno + 1

@@ -10,6 +10,8 @@ from . import ops_run_log
 from . import ops_run_artifact
 from . import ops_upgrade_advisory
 from . import ops_audit_checkpoint
+from . import ops_audit_expiry
+from . import ops_retention
 from . import ops_worker
 from . import ops_worker_token
 from . import ops_sql_login

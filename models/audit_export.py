@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 from odoo.tools import SQL
 
-FORMAT = "odooops audit 1"
+FORMAT = "odooops audit 2"
 CHUNK_ROWS = 500
 CHUNK_BYTES = 64 * 1024
 
 CHECKPOINT_FIELDS = (
+    "version",
     "number",
     "database_uuid",
     "timestamp",
@@ -23,10 +24,16 @@ CHECKPOINT_FIELDS = (
     "event_count",
     "root",
     "key_id",
+    "expiry_number",
+    "expiry_hash",
     "hash",
     "public_key",
     "signature",
     "projects",
+)
+EXPIRY_FIELDS = (
+    *("number", "timestamp", "prev_hash", "range_from", "range_to", "checkpoint_number"),
+    *("run_count", "event_count", "root", "user_id", "hash", "projects"),
 )
 EVENT_FIELDS = ("seq", "event_type", "timestamp", "message", "payload", "prev_hash", "hash")
 
@@ -50,7 +57,7 @@ def export_bytes(cr, schema, database_uuid, project=None):
 
 
 def _lines(cr, schema, database_uuid, project):
-    counts = {"checkpoint": 0, "run": 0, "event": 0}
+    counts = {"checkpoint": 0, "expiry": 0, "run": 0, "event": 0}
     for line in _counted_lines(cr, schema, database_uuid, project):
         if line["kind"] in counts:
             counts[line["kind"]] += 1
@@ -69,17 +76,24 @@ def _counted_lines(cr, schema, database_uuid, project):
         "timestamp": cr.fetchone()[0],
         "project": project and {"id": project[0], "slug": project[1]},
     }
-    names = SQL(", ").join(SQL.identifier(name) for name in CHECKPOINT_FIELDS)
-    function = SQL.identifier(schema, "list_checkpoints")
-    with _rows(cr, SQL("SELECT %s FROM %s()", names, function)) as checkpoints:
-        for row in checkpoints:
-            yield {"kind": "checkpoint", **dict(zip(CHECKPOINT_FIELDS, row, strict=True))}
+    for kind, fields, function in (
+        ("checkpoint", CHECKPOINT_FIELDS, "list_checkpoints"),
+        ("expiry", EXPIRY_FIELDS, "list_expiries"),
+    ):
+        names = SQL(", ").join(SQL.identifier(name) for name in fields)
+        query = SQL("SELECT %s FROM %s()", names, SQL.identifier(schema, function))
+        with _rows(cr, query) as rows:
+            for row in rows:
+                yield {"kind": kind, **dict(zip(fields, row, strict=True))}
     for project_id in [project[0]] if project else _project_ids(cr):
         yield from _runs_with_events(cr, project_id)
 
 
 def _project_ids(cr):
-    cr.execute("SELECT id FROM ops_project UNION SELECT project_id FROM ops_audit_head ORDER BY 1")
+    cr.execute(
+        "SELECT id FROM ops_project UNION SELECT project_id FROM ops_audit_head"
+        " UNION SELECT project_id FROM ops_audit_expiry_run ORDER BY 1"
+    )
     return [project_id for (project_id,) in cr.fetchall()]
 
 
@@ -87,7 +101,7 @@ def _runs_with_events(cr, project_id):
     """Each run with the heads that checkpoints hold of it, followed by its events."""
     with _rows(cr, _run_query(project_id)) as runs, _rows(cr, _event_query(project_id)) as events:
         event = next(events, None)
-        for run_id, run_number, event_seq, event_hash, heads in runs:
+        for run_id, run_number, event_seq, event_hash, heads, expired in runs:
             yield {
                 "kind": "run",
                 "project_id": project_id,
@@ -96,6 +110,7 @@ def _runs_with_events(cr, project_id):
                 "event_seq": event_seq,
                 "event_hash": event_hash,
                 "heads": heads,
+                "expired": expired,
             }
             while event and event[0] <= run_id:
                 fields = dict(zip(EVENT_FIELDS, event[1:], strict=True))
@@ -106,14 +121,18 @@ def _runs_with_events(cr, project_id):
 def _run_query(project_id):
     """Runs of the project, and those that are gone but stand in a checkpoint."""
     return SQL(
-        "SELECT run_id, r.run_number, r.event_seq, r.event_hash, coalesce(h.heads, '[]')"
+        "SELECT run_id, r.run_number, r.event_seq, r.event_hash, coalesce(h.heads, '[]'), x.expired"
         " FROM (SELECT id AS run_id, run_number, event_seq, event_hash"
         "       FROM ops_run WHERE project_id = %s) r"
         " FULL JOIN (SELECT run_id, jsonb_agg(jsonb_build_array("
         "                checkpoint_number, event_seq, event_hash) ORDER BY checkpoint_number"
         "            ) AS heads"
         "            FROM ops_audit_head WHERE project_id = %s GROUP BY run_id) h USING (run_id)"
+        " FULL JOIN (SELECT run_id, jsonb_build_array("
+        "                expiry_number, event_seq, event_hash) AS expired"
+        "            FROM ops_audit_expiry_run WHERE project_id = %s) x USING (run_id)"
         " ORDER BY run_id",
+        project_id,
         project_id,
         project_id,
     )
@@ -125,7 +144,7 @@ def _event_query(project_id):
         "SELECT e.run_id, e.seq, e.event_type,"
         ' to_char(e.timestamp, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\'),'
         " coalesce(e.message, ''), coalesce(e.payload, '{}')::text, e.prev_hash, e.hash"
-        " FROM ops_run_event e"
+        " FROM ops_run_event_row e"
         " WHERE e.run_id IN (SELECT id FROM ops_run WHERE project_id = %s"
         "                    UNION SELECT run_id FROM ops_audit_head WHERE project_id = %s)"
         " ORDER BY e.run_id, e.seq",

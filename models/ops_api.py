@@ -93,7 +93,7 @@ class OpsApi(models.AbstractModel):
     def _verify_events(self, run_id):
         run = self._visible("ops.run", run_id)
         problems = self.env["ops.kernel"]._rows("verify_events", run_id=run.id)
-        return {"valid": not problems, "events": run.event_seq, "problems": problems}
+        return {"valid": not problems, "events": run._count_events(), "problems": problems}
 
     @api.model
     def _list_queued_runs(self, project=None, cursor=None, limit=PAGE_SIZE):

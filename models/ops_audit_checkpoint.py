@@ -39,6 +39,12 @@ class OpsAuditCheckpoint(models.Model):
     public_key = fields.Text(readonly=True, required=True)
     signature = fields.Char(readonly=True, required=True)
     project_ids = fields.One2many("ops.audit.checkpoint.project", "checkpoint_id", readonly=True)
+    # No default: the checkpoints of the first version, which have none, cannot be changed.
+    statement_version = fields.Integer("Version", readonly=True, aggregator=None)
+    expiry_number = fields.Integer(
+        "Last Expiry", readonly=True, aggregator=None, help="The last record of retention it signs."
+    )
+    expiry_hash = fields.Char(readonly=True)
 
     _number_uniq = models.Constraint("UNIQUE (number)", "This checkpoint number is taken.")
 
@@ -105,6 +111,10 @@ class OpsAuditCheckpoint(models.Model):
         problems = [
             self.env._("checkpoint %(number)s: %(problem)s", **row)
             for row in kernel._rows("verify_checkpoints", **where)
+        ]
+        problems += [
+            self.env._("expiry %(number)s: %(problem)s", **row)
+            for row in kernel._rows("verify_expiries")
         ]
         problems += [
             self.env._("checkpoint %s: the signature does not fit", number)

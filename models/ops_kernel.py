@@ -24,6 +24,8 @@ from .roles import MATRIX
 _logger = logging.getLogger(__name__)
 
 SQL_FOLDER = Path(__file__).parent.parent / "sql"
+# These name the schema public in full and use nothing of the kernel's.
+HISTORY_FILES = ("11_history.sql", "23_history_views.sql")
 SCHEMA_COMMENT = "OdooOps kernel: functions and views; made by the addon, do not edit"
 SCHEMA_NAMES = ("ops", "odooops")
 FUNCTION_NAME = re.compile(r"^[a-z][a-z_]*$")
@@ -57,6 +59,15 @@ class OpsKernel(models.AbstractModel):
             self._write_role_matrix()
         self.env["ops.sql.role"]._apply()
 
+    @api.model
+    def _make_history(self):
+        """Make the tables of events and log lines, and the views that their models read.
+
+        Also part of :meth:`_apply`, which comes too late for Odoo's own look at the tables.
+        """
+        for name in HISTORY_FILES:
+            self.env.cr.execute((SQL_FOLDER / name).read_text(encoding="utf-8"))
+
     def _write_role_matrix(self):
         """Give the kernel the role matrix of the models, so that the two cannot differ."""
         rows = [(operation, role) for operation, roles in MATRIX.items() for role in sorted(roles)]
@@ -72,16 +83,20 @@ class OpsKernel(models.AbstractModel):
 
     @api.model
     def _remove(self):
-        """Drop the schema and the private tables; the ORM drops its own tables."""
+        """Drop the schema, the private tables and those below views; the ORM drops its own."""
         schema = self._get_schema()
         if schema:
             self.env["ops.sql.role"]._revoke(schema)
             self.env.cr.execute(SQL("DROP SCHEMA %s CASCADE", SQL.identifier(schema)))
         self.env.cr.execute(
             SQL(
-                "DROP TABLE IF EXISTS"
-                " ops_run_lease, ops_project_gate, ops_audit_pending, ops_audit_head"
+                "DROP TABLE IF EXISTS ops_run_lease, ops_project_gate, ops_audit_pending,"
+                " ops_audit_head, ops_audit_expiry_run"
             )
+        )
+        # With their partitions, sequences and the models' views.
+        self.env.cr.execute(
+            SQL("DROP TABLE IF EXISTS public.ops_run_event_row, public.ops_run_log_line CASCADE")
         )
 
     @api.model

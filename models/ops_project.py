@@ -49,6 +49,27 @@ class OpsProject(models.Model):
         default=2, required=True, help="So many runs of the project may be active at a time."
     )
     paused = fields.Boolean(help="Runs wait in the queue until the project goes on.")
+    log_retention_days = fields.Integer(
+        "Keep Log Lines",
+        default=90,
+        required=True,
+        help="Days after a run's end; 0 keeps them for ever. The complete log stays as an artifact."
+        " Lines of a run that has no such artifact stay as long as the run.",
+    )
+    event_retention_days = fields.Integer(
+        "Keep Events",
+        default=0,
+        required=True,
+        help="Days after a run's end; 0 keeps them for ever. Events of a month go together: when"
+        " the time of all projects has passed and checkpoints hold them.",
+    )
+    run_retention_days = fields.Integer(
+        "Keep Runs",
+        default=0,
+        required=True,
+        help="Days after their end; 0 keeps them for ever. A run goes after its events, and not"
+        " while it has stored artifacts or a kept run restarted it.",
+    )
     membership_ids = fields.One2many("ops.project.membership", "project_id")
     workflow_ids = fields.One2many("ops.workflow", "project_id")
     run_ids = fields.One2many("ops.run", "project_id")
@@ -82,6 +103,21 @@ class OpsProject(models.Model):
     )
     _max_running_positive = models.Constraint(
         "CHECK (max_running BETWEEN 1 AND 1000)", "Between 1 and 1000 runs may be active at a time."
+    )
+
+    _retention_days = models.Constraint(
+        "CHECK (least(log_retention_days, event_retention_days, run_retention_days) >= 0"
+        " AND greatest(log_retention_days, event_retention_days, run_retention_days) <= 36500)",
+        "Days of retention lie between 1 and 36500; 0 keeps for ever.",
+    )
+    # What explains a thing stays as long as the thing: log lines may go first, runs last.
+    _retention_order = models.Constraint(
+        "CHECK ((run_retention_days = 0 OR"
+        " event_retention_days BETWEEN 1 AND run_retention_days)"
+        " AND (event_retention_days = 0 OR"
+        " log_retention_days BETWEEN 1 AND event_retention_days))",
+        "Log lines cannot be kept longer than events, nor events longer than runs; 0 means for"
+        " ever.",
     )
 
     @api.depends("slug")
@@ -182,7 +218,8 @@ class OpsProject(models.Model):
         return projects
 
     def write(self, vals):
-        if "active" in vals:
+        # Owners alone decide what ends a project's history.
+        if not {"active", "event_retention_days", "run_retention_days"}.isdisjoint(vals):
             self._check_may("archive_project")
         return super().write(vals)
 

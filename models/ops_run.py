@@ -250,11 +250,18 @@ class OpsRun(models.Model):
         action = self.env["ir.actions.act_window"]._for_xml_id("odooops.ops_run_log_action")
         return {**action, "domain": [("run_id", "=", self.id)], "context": {}}
 
+    def _count_events(self):
+        """As many as are there: none when retention has let them go."""
+        return self.env["ops.run.event"].search_count([("run_id", "=", self.id)])
+
     def action_verify_events(self):
         """Compute the chain of events again and say whether it holds."""
         self.ensure_one()
         self.check_access("read")
         problems = self.env["ops.kernel"]._rows("verify_events", run_id=self.id)
+        message = self.env._("All %s events are as they were written.", self.event_seq)
+        if not self._count_events():
+            message = self.env._("The events have expired; a signed checkpoint holds the record.")
         if problems:
             raise UserError(
                 self.env._("The event trail was altered:\n")
@@ -265,7 +272,7 @@ class OpsRun(models.Model):
             "tag": "display_notification",
             "params": {
                 "type": "success",
-                "message": self.env._("All %s events are as they were written.", self.event_seq),
+                "message": message,
             },
         }
 

@@ -1,4 +1,7 @@
-"""Lines of the runs' logs. Written in batches by the kernel, read by page."""
+"""Lines of the runs' logs. Written in batches by the kernel, read by page.
+
+The model reads a view, as ``ops_run_event.py`` says.
+"""
 
 from odoo import api, fields, models
 from odoo.tools import SQL
@@ -10,10 +13,11 @@ class OpsRunLog(models.Model):
     _name = "ops.run.log"
     _description = "Run log line"
     _order = "run_id.id desc, seq"
+    _auto = False
     _log_access = False
     _rec_name = "message"
 
-    run_id = fields.Many2one("ops.run", required=True, readonly=True, ondelete="restrict")
+    run_id = fields.Many2one("ops.run", required=True, readonly=True)
     seq = fields.Integer("Line", required=True, readonly=True, aggregator=None)
     log_level = fields.Selection(LOG_LEVELS, required=True, readonly=True)
     message = fields.Text(readonly=True)
@@ -25,7 +29,9 @@ class OpsRunLog(models.Model):
         "Full text", search="_search_words", store=False, help="Words, phrases, or and -not."
     )
 
-    _run_seq_uniq = models.Constraint("UNIQUE (run_id, seq)", "This line number is taken.")
+    def init(self):
+        """As the events' model."""
+        self.env["ops.kernel"]._make_history()
 
     @api.depends("metadata")
     def _compute_metadata(self):
@@ -48,9 +54,16 @@ class OpsRunLog(models.Model):
         return fields.Domain.custom(to_sql=to_sql)
 
     @api.model
+    def _in_run(self, run_id):
+        """Condition for the lines of a run. Its time, as a value, leaves one partition to plan."""
+        rows = self.env.execute_query(SQL("SELECT create_date FROM ops_run WHERE id = %s", run_id))
+        queued_at = rows[0][0] if rows else None
+        return SQL("run_id = %s AND run_queued_at = %s::timestamp", run_id, queued_at)
+
+    @api.model
     def _page(self, run_id, after, limit, search=None, levels=None):
         """Lines of one run behind ``after``, as dicts; the caller has checked the access."""
-        conditions = [SQL("run_id = %s", run_id), SQL("seq > %s", after)]
+        conditions = [self._in_run(run_id), SQL("seq > %s", after)]
         if search:
             pattern = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
             conditions.append(SQL("message ILIKE %s", f"%{pattern}%"))
@@ -72,9 +85,8 @@ class OpsRunLog(models.Model):
         """Last line, lines per level and steps of one run; the caller has checked the access."""
         counts = self.env.execute_query(
             SQL(
-                "SELECT log_level, count(*), max(seq) FROM ops_run_log"
-                " WHERE run_id = %s GROUP BY log_level",
-                run_id,
+                "SELECT log_level, count(*), max(seq) FROM ops_run_log WHERE %s GROUP BY log_level",
+                self._in_run(run_id),
             )
         )
         return {
@@ -91,8 +103,8 @@ class OpsRunLog(models.Model):
             SQL(
                 "SELECT seq, metadata ->> 'marker' AS marker, metadata ->> 'step' AS name,"
                 " (metadata ->> 'seconds')::float AS seconds FROM ops_run_log"
-                " WHERE run_id = %s AND metadata ->> 'marker' IN ('start', 'end') ORDER BY seq",
-                run_id,
+                " WHERE %s AND metadata ->> 'marker' IN ('start', 'end') ORDER BY seq",
+                self._in_run(run_id),
             )
         ):
             if row["marker"] == "start":

@@ -12,6 +12,8 @@ CREATE TABLE IF NOT EXISTS public.ops_run_lease (
     cancel_requested boolean NOT NULL DEFAULT false,
     next_log_seq integer NOT NULL DEFAULT 1
 ) WITH (fillfactor = 50);
+-- Copied at the claim, so that a batch of log lines finds its partition without the run's row.
+ALTER TABLE public.ops_run_lease ADD COLUMN IF NOT EXISTS run_queued_at timestamp;
 
 -- One row per project: the mutex of claiming, and the memory that makes it fair.
 CREATE TABLE IF NOT EXISTS public.ops_project_gate (
@@ -42,9 +44,24 @@ CREATE TABLE IF NOT EXISTS public.ops_audit_head (
 );
 CREATE INDEX IF NOT EXISTS ops_audit_head_checkpoint ON public.ops_audit_head (checkpoint_number);
 
--- Words of all log lines; 'simple' because logs are no natural language.
-CREATE INDEX IF NOT EXISTS ops_run_log_message_fts
-    ON public.ops_run_log USING gin (to_tsvector('simple', message));
+-- The runs whose events retention has dropped, or is about to, with the last event each had: what
+-- a record of ops_audit_expiry is about. Kept for ever, like the heads.
+CREATE TABLE IF NOT EXISTS public.ops_audit_expiry_run (
+    expiry_number integer NOT NULL,
+    project_id integer NOT NULL,
+    run_id integer NOT NULL,
+    event_seq integer NOT NULL,
+    event_hash text NOT NULL,
+    PRIMARY KEY (run_id)
+);
+CREATE INDEX IF NOT EXISTS ops_audit_expiry_run_project
+    ON public.ops_audit_expiry_run (project_id, run_id);
+
+-- For rows that do not come from the models.
+ALTER TABLE public.ops_project
+    ALTER log_retention_days SET DEFAULT 90,
+    ALTER event_retention_days SET DEFAULT 0,
+    ALTER run_retention_days SET DEFAULT 0;
 
 -- Functions are dropped before they are made anew: a changed signature would otherwise
 -- leave the old one behind as an overload. Trigger functions stay, triggers hang on them.

@@ -84,16 +84,17 @@ DECLARE
     v_seq integer;
     v_prev text;
     v_hash text;
+    v_queued_at timestamp;
     v_time timestamp := utc_now();
 BEGIN
-    SELECT r.event_seq + 1, r.event_hash INTO v_seq, v_prev
+    SELECT r.event_seq + 1, r.event_hash, r.create_date INTO v_seq, v_prev, v_queued_at
     FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
     v_hash := event_hash(v_prev, p_run_id, v_seq, p_event_type, v_time, p_message, p_payload);
     UPDATE ops_run SET event_seq = v_seq, event_hash = v_hash WHERE id = p_run_id;
-    INSERT INTO ops_run_event
-        (run_id, seq, event_type, message, payload, "timestamp", prev_hash, hash)
-    VALUES
-        (p_run_id, v_seq, p_event_type, p_message, p_payload, v_time, v_prev, v_hash);
+    INSERT INTO ops_run_event_row (
+        run_id, run_queued_at, seq, event_type, message, payload, "timestamp", prev_hash, hash)
+    VALUES (
+        p_run_id, v_queued_at, v_seq, p_event_type, p_message, p_payload, v_time, v_prev, v_hash);
     INSERT INTO ops_audit_pending (run_id) VALUES (p_run_id);
     RETURN v_seq;
 END

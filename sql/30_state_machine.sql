@@ -11,6 +11,8 @@ BEGIN
     END IF;
     NEW.event_seq := 0;
     NEW.event_hash := NULL;
+    -- It says in which partitions the run's events and log lines lie.
+    NEW.create_date := coalesce(NEW.create_date, utc_now());
     RETURN NEW;
 END
 $$;
@@ -42,9 +44,11 @@ BEGIN
         RAISE EXCEPTION 'Run % has ended as % and cannot change', OLD.id, OLD.status
             USING ERRCODE = 'check_violation';
     END IF;
-    IF (NEW.project_id, NEW.workflow_id, NEW.run_number, NEW.snapshot, NEW.retry_of)
+    IF (NEW.project_id, NEW.workflow_id, NEW.run_number, NEW.snapshot, NEW.retry_of,
+        NEW.create_date)
         IS DISTINCT FROM
-       (OLD.project_id, OLD.workflow_id, OLD.run_number, OLD.snapshot, OLD.retry_of)
+       (OLD.project_id, OLD.workflow_id, OLD.run_number, OLD.snapshot, OLD.retry_of,
+        OLD.create_date)
     THEN
         RAISE EXCEPTION 'Run %: what it was queued with cannot change', OLD.id
             USING ERRCODE = 'check_violation';
@@ -72,11 +76,11 @@ BEGIN
     NEW.event_seq := OLD.event_seq + 1;
     NEW.event_hash := event_hash(
         OLD.event_hash, NEW.id, NEW.event_seq, 'state_change', v_time, NEW.status, v_payload);
-    INSERT INTO ops_run_event
-        (run_id, seq, event_type, message, payload, "timestamp", prev_hash, hash)
-    VALUES
-        (NEW.id, NEW.event_seq, 'state_change', NEW.status, v_payload, v_time,
-         OLD.event_hash, NEW.event_hash);
+    INSERT INTO ops_run_event_row (
+        run_id, run_queued_at, seq, event_type, message, payload, "timestamp", prev_hash, hash)
+    VALUES (
+        NEW.id, NEW.create_date, NEW.event_seq, 'state_change', NEW.status, v_payload, v_time,
+        OLD.event_hash, NEW.event_hash);
     INSERT INTO ops_audit_pending (run_id) VALUES (NEW.id);
     RETURN NEW;
 END
@@ -99,12 +103,11 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE TRIGGER ops_run_event_append_only BEFORE UPDATE OR DELETE ON ops_run_event
-    FOR EACH ROW EXECUTE FUNCTION refuse_change();
-CREATE OR REPLACE TRIGGER ops_run_event_no_truncate BEFORE TRUNCATE ON ops_run_event
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-CREATE OR REPLACE TRIGGER ops_run_log_append_only BEFORE UPDATE ON ops_run_log
-    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+-- A run's deletion would leave events and log lines behind: they have no foreign key.
+CREATE OR REPLACE TRIGGER ops_run_no_delete BEFORE DELETE ON ops_run
+    FOR EACH ROW EXECUTE FUNCTION keep_history();
+CREATE OR REPLACE TRIGGER ops_run_no_truncate BEFORE TRUNCATE ON ops_run
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_history();
 
 -- A project brings its gate and the sequence of its run numbers. A sequence, because a
 -- counter row would make everybody who queues wait for the slowest open transaction.
@@ -144,34 +147,26 @@ BEGIN
 END
 $$;
 
--- Every link of the chain, computed again; no row means that the history holds. A run that
--- the caller does not see is a problem too: silence would read as proof.
-CREATE FUNCTION verify_events(p_run_id integer)
+-- Every link of a run's chain, computed again. Within the partition of the run; what may lie in
+-- others is the callers' part, for which to look there run by run would take long.
+CREATE FUNCTION chain_problems(p_run_id integer)
 RETURNS TABLE (run_id integer, seq integer, problem text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
-    WITH visible AS (
-        SELECT r.id FROM ops_run r
-        WHERE r.id = p_run_id
-          AND permission_problem(r.project_id, 'read', '') IS NULL
-    ), chain AS (
+    WITH chain AS (
         SELECT e.*,
                lag(e.hash) OVER w AS expected_prev,
                row_number() OVER w AS expected_seq
-        FROM ops_run_event e JOIN visible v ON v.id = e.run_id
+        FROM ops_run_event_row e
+        WHERE e.run_id = p_run_id
+          AND e.run_queued_at = (SELECT r.create_date FROM ops_run r WHERE r.id = p_run_id)
         WINDOW w AS (ORDER BY e.seq)
     ), head AS (
         SELECT r.id, r.event_seq, r.event_hash, c.seq AS last_seq, c.hash AS last_hash
         FROM ops_run r
-        JOIN visible v ON v.id = r.id
-        LEFT JOIN LATERAL (
-            SELECT e.seq, e.hash FROM ops_run_event e
-            WHERE e.run_id = r.id ORDER BY e.seq DESC LIMIT 1
-        ) c ON true
+        LEFT JOIN LATERAL (SELECT k.seq, k.hash FROM chain k ORDER BY k.seq DESC LIMIT 1) c ON true
+        WHERE r.id = p_run_id
     )
-    SELECT p_run_id, NULL::integer, missing_run(p_run_id)
-    WHERE NOT EXISTS (SELECT FROM visible)
-    UNION ALL
     SELECT c.run_id, c.seq, 'missing: the events before this one'
     FROM chain c WHERE c.seq <> c.expected_seq
     UNION ALL
@@ -186,5 +181,32 @@ AS $$
     SELECT h.id, h.event_seq, 'missing: the events after ' || coalesce(h.last_seq, 0)
     FROM head h
     WHERE (h.event_seq, h.event_hash) IS DISTINCT FROM (h.last_seq, h.last_hash)
+      -- Gone by a signed record of retention, all of them.
+      AND NOT (h.last_seq IS NULL AND EXISTS (
+            SELECT FROM ops_audit_expiry_run x
+            WHERE x.run_id = h.id
+              AND x.expiry_number <= (SELECT max(c.expiry_number) FROM ops_audit_checkpoint c)
+              AND (x.event_seq, x.event_hash) = (h.event_seq, h.event_hash)))
+$$;
+
+-- The same for whom may see the run, and what lies elsewhere; no row means that the history holds.
+-- A run that the caller does not see is a problem too: silence would read as proof.
+CREATE FUNCTION verify_events(p_run_id integer)
+RETURNS TABLE (run_id integer, seq integer, problem text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT
+AS $$
+    WITH visible AS (
+        SELECT r.id, r.create_date FROM ops_run r
+        WHERE r.id = p_run_id
+          AND permission_problem(r.project_id, 'read', '') IS NULL
+    )
+    SELECT p_run_id, NULL::integer, missing_run(p_run_id)
+    WHERE NOT EXISTS (SELECT FROM visible)
+    UNION ALL
+    SELECT c.* FROM visible v CROSS JOIN LATERAL chain_problems(v.id) c
+    UNION ALL
+    SELECT e.run_id, e.seq, 'moved: it lies under another time of queueing than its run'
+    FROM visible v JOIN ops_run_event_row e ON e.run_id = v.id
+    WHERE e.run_queued_at <> v.create_date
     ORDER BY 2
 $$;

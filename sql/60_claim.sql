@@ -81,7 +81,7 @@ BEGIN
                            AND r.status IN ('claimed', 'running')) THEN
         RETURN NULL;
     END IF;
-    SELECT r.id, r.epoch + 1 AS epoch INTO v_run
+    SELECT r.id, r.epoch + 1 AS epoch, r.create_date INTO v_run
     FROM ops_run r
     WHERE r.project_id = p_project_id
       AND r.status = 'queued'
@@ -94,9 +94,10 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    INSERT INTO ops_run_lease (run_id, epoch, worker_id, claim_token, lease_until)
+    INSERT INTO ops_run_lease
+        (run_id, epoch, worker_id, claim_token, lease_until, run_queued_at)
     VALUES (v_run.id, v_run.epoch, p_worker_id, p_claim_token,
-            clock_timestamp() + make_interval(secs => claim_lease_seconds()));
+            clock_timestamp() + make_interval(secs => claim_lease_seconds()), v_run.create_date);
     UPDATE ops_run SET status = 'claimed', epoch = v_run.epoch, claimed_by = p_worker_id,
                        claimed_at = v_now, write_date = v_now
     WHERE id = v_run.id;

@@ -52,6 +52,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
     v_next integer;
+    v_queued_at timestamp;
     v_refusal jsonb;
 BEGIN
     IF worker_problem() IS NOT NULL THEN
@@ -61,13 +62,15 @@ BEGIN
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;
-    SELECT l.next_log_seq INTO v_next FROM ops_run_lease l WHERE l.run_id = p_run_id;
+    SELECT l.next_log_seq, l.run_queued_at INTO v_next, v_queued_at
+    FROM ops_run_lease l WHERE l.run_id = p_run_id;
     IF p_first_seq > v_next THEN
         RETURN refuse('log_gap', format('Lines from %s on are missing.', v_next))
                || jsonb_build_object('next_seq', v_next);
     END IF;
-    INSERT INTO ops_run_log (run_id, seq, log_level, message, metadata, "timestamp")
-    SELECT p_run_id, p_first_seq + line.position - 1,
+    INSERT INTO ops_run_log_line
+        (run_id, run_queued_at, seq, log_level, message, metadata, "timestamp")
+    SELECT p_run_id, v_queued_at, p_first_seq + line.position - 1,
            coalesce(line.value ->> 'level', 'info'), line.value ->> 'message',
            line.value -> 'metadata',
            coalesce((line.value ->> 'timestamp')::timestamptz AT TIME ZONE 'UTC', utc_now())

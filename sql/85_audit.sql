@@ -19,6 +19,16 @@ CREATE OR REPLACE TRIGGER ops_audit_checkpoint_project_no_truncate
     BEFORE TRUNCATE ON ops_audit_checkpoint_project
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
+CREATE OR REPLACE TRIGGER ops_audit_expiry_append_only BEFORE UPDATE OR DELETE ON ops_audit_expiry
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE OR REPLACE TRIGGER ops_audit_expiry_no_truncate BEFORE TRUNCATE ON ops_audit_expiry
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE OR REPLACE TRIGGER ops_audit_expiry_run_append_only
+    BEFORE UPDATE OR DELETE ON ops_audit_expiry_run
+    FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE OR REPLACE TRIGGER ops_audit_expiry_run_no_truncate BEFORE TRUNCATE ON ops_audit_expiry_run
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
 -- A transaction may write an event and commit it only so much later; no checkpoint in between
 -- can hold the event. Odoo ends requests after two minutes.
 CREATE FUNCTION audit_tolerance() RETURNS interval LANGUAGE sql IMMUTABLE RETURN interval '15 minutes';
@@ -45,26 +55,29 @@ AS $$
     GROUP BY h.project_id
 $$;
 
--- The text that is hashed and signed.
-CREATE FUNCTION checkpoint_statement(
-    p_database_uuid text, p_number integer, p_timestamp timestamp, p_prev_hash text,
-    p_run_count integer, p_event_count integer, p_root text, p_key_id text
-) RETURNS text
+-- The text that is hashed and signed. Checkpoints of the first version knew no retention.
+CREATE FUNCTION checkpoint_statement(p_checkpoint ops_audit_checkpoint) RETURNS text
 LANGUAGE sql STABLE
-RETURN concat_ws(E'\n',
-    'odooops checkpoint 1',
-    'database_uuid ' || p_database_uuid,
-    'number ' || p_number,
-    'timestamp ' || to_char(p_timestamp, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-    'prev_hash ' || coalesce(p_prev_hash, ''),
-    'run_count ' || p_run_count,
-    'event_count ' || p_event_count,
-    'root ' || p_root,
-    'key_id ' || p_key_id,
-    '');
+AS $$
+    SELECT concat_ws(E'\n',
+        'odooops checkpoint ' || coalesce(p_checkpoint.statement_version, 1),
+        'database_uuid ' || p_checkpoint.database_uuid,
+        'number ' || p_checkpoint.number,
+        'timestamp ' || to_char(p_checkpoint."timestamp", 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+        'prev_hash ' || coalesce(p_checkpoint.prev_hash, ''),
+        'run_count ' || p_checkpoint.run_count,
+        'event_count ' || p_checkpoint.event_count,
+        'root ' || p_checkpoint.root,
+        'key_id ' || p_checkpoint.key_id,
+        CASE WHEN p_checkpoint.statement_version > 1
+            THEN 'expiry_number ' || p_checkpoint.expiry_number END,
+        CASE WHEN p_checkpoint.statement_version > 1
+            THEN 'expiry_hash ' || coalesce(p_checkpoint.expiry_hash, '') END,
+        '')
+$$;
 
 -- First half of a checkpoint: take the heads of all chains that have grown since the last one,
--- and say what is to be signed. The caller signs, calls add_checkpoint and commits; wants READ
+-- and the last record of retention, and say what is to be signed. The caller signs, calls add_checkpoint and commits; wants READ
 -- COMMITTED, so that what follows the lock sees what its last holder did.
 CREATE FUNCTION prepare_checkpoint(p_database_uuid text, p_key_id text) RETURNS jsonb
 LANGUAGE plpgsql SET search_path FROM CURRENT
@@ -87,6 +100,10 @@ BEGIN
     v_next.database_uuid := p_database_uuid;
     v_next.key_id := p_key_id;
     v_next."timestamp" := utc_now();
+    v_next.statement_version := 2;
+    SELECT x.number, x.hash INTO v_next.expiry_number, v_next.expiry_hash
+    FROM ops_audit_expiry x ORDER BY x.number DESC LIMIT 1;
+    v_next.expiry_number := coalesce(v_next.expiry_number, 0);
     -- One statement, one snapshot: a pending row is seen together with the head it stands for.
     WITH drained AS (
         DELETE FROM ops_audit_pending RETURNING run_id
@@ -102,20 +119,19 @@ BEGIN
         (project_id, run_id, checkpoint_number, prev_seq, event_seq, event_hash)
     SELECT g.project_id, g.id, v_next.number, g.prev_seq, g.event_seq, g.event_hash
     FROM grown g WHERE g.event_seq > g.prev_seq;
-    IF NOT FOUND THEN
+    IF NOT FOUND AND v_next.expiry_number = coalesce(v_last.expiry_number, 0) THEN
         RETURN jsonb_build_object('success', true, 'number', NULL);
     END IF;
-    SELECT sum(p.run_count), sum(p.event_count),
-           sha256_hex(string_agg(p.project_id || ' ' || p.root || E'\n', '' ORDER BY p.project_id)),
-           jsonb_agg(to_jsonb(p))
+    SELECT coalesce(sum(p.run_count), 0), coalesce(sum(p.event_count), 0),
+           sha256_hex(coalesce(string_agg(p.project_id || ' ' || p.root || E'\n', ''
+                                          ORDER BY p.project_id), '')),
+           coalesce(jsonb_agg(to_jsonb(p)), '[]')
     INTO v_next.run_count, v_next.event_count, v_next.root, v_projects
     FROM project_roots(v_next.number) p;
     RETURN jsonb_build_object(
         'success', true, 'number', v_next.number, 'checkpoint', to_jsonb(v_next),
         'projects', v_projects,
-        'statement', checkpoint_statement(
-            v_next.database_uuid, v_next.number, v_next."timestamp", v_next.prev_hash,
-            v_next.run_count, v_next.event_count, v_next.root, v_next.key_id));
+        'statement', checkpoint_statement(v_next));
 END
 $$;
 
@@ -129,9 +145,10 @@ DECLARE
 BEGIN
     INSERT INTO ops_audit_checkpoint (
         number, database_uuid, "timestamp", prev_hash, run_count, event_count, root, key_id,
-        hash, public_key, signature)
+        statement_version, expiry_number, expiry_hash, hash, public_key, signature)
     SELECT c.number, c.database_uuid, c."timestamp", c.prev_hash, c.run_count, c.event_count,
-           c.root, c.key_id, sha256_hex(p_prepared ->> 'statement'), p_public_key, p_signature
+           c.root, c.key_id, c.statement_version, c.expiry_number, c.expiry_hash,
+           sha256_hex(p_prepared ->> 'statement'), p_public_key, p_signature
     FROM jsonb_populate_record(NULL::ops_audit_checkpoint, p_prepared -> 'checkpoint') c
     RETURNING id INTO v_id;
     INSERT INTO ops_audit_checkpoint_project
@@ -147,17 +164,15 @@ $$;
 -- All checkpoints with their statements, for those who check signatures.
 CREATE FUNCTION list_checkpoints()
 RETURNS TABLE (
-    number integer, database_uuid text, "timestamp" text, prev_hash text, run_count integer,
-    event_count integer, root text, key_id text, hash text, public_key text, signature text,
-    statement text, projects jsonb)
+    version integer, number integer, database_uuid text, "timestamp" text, prev_hash text,
+    run_count integer, event_count integer, root text, key_id text, expiry_number integer,
+    expiry_hash text, hash text, public_key text, signature text, statement text, projects jsonb)
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
-    SELECT c.number, c.database_uuid,
+    SELECT coalesce(c.statement_version, 1), c.number, c.database_uuid,
            to_char(c."timestamp", 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), c.prev_hash,
-           c.run_count, c.event_count, c.root, c.key_id, c.hash, c.public_key, c.signature,
-           checkpoint_statement(
-               c.database_uuid, c.number, c."timestamp", c.prev_hash, c.run_count,
-               c.event_count, c.root, c.key_id),
+           c.run_count, c.event_count, c.root, c.key_id, c.expiry_number, c.expiry_hash, c.hash,
+           c.public_key, c.signature, checkpoint_statement(c),
            (SELECT coalesce(jsonb_agg(jsonb_build_array(p.project_id, p.root)
                                       ORDER BY p.project_id), '[]')
             FROM ops_audit_checkpoint_project p WHERE p.checkpoint_id = c.id)
@@ -172,7 +187,7 @@ RETURNS TABLE (number integer, problem text)
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
     WITH chain AS (
-        SELECT c.*,
+        SELECT c.*, checkpoint_statement(c) AS statement,
                lag(c.hash) OVER w AS expected_prev,
                row_number() OVER w AS expected_number
         FROM ops_audit_checkpoint c
@@ -186,15 +201,13 @@ AS $$
     UNION ALL
     SELECT c.number, 'altered: the content does not give the hash'
     FROM chain c
-    WHERE c.hash IS DISTINCT FROM sha256_hex(checkpoint_statement(
-        c.database_uuid, c.number, c."timestamp", c.prev_hash, c.run_count, c.event_count,
-        c.root, c.key_id))
+    WHERE c.hash IS DISTINCT FROM sha256_hex(c.statement)
     UNION ALL
     SELECT c.number, 'altered: the projects do not give the root'
     FROM chain c
     WHERE c.root IS DISTINCT FROM (
-        SELECT sha256_hex(string_agg(p.project_id || ' ' || p.root || E'\n', ''
-                                     ORDER BY p.project_id))
+        SELECT sha256_hex(coalesce(string_agg(p.project_id || ' ' || p.root || E'\n', ''
+                                              ORDER BY p.project_id), ''))
         FROM ops_audit_checkpoint_project p WHERE p.checkpoint_id = c.id)
     UNION ALL
     SELECT coalesce(p.number, r.checkpoint_number),
@@ -214,6 +227,11 @@ AS $$
     ) r ON r.checkpoint_number = p.number AND r.project_id = p.project_id
     WHERE p.root IS DISTINCT FROM r.root
     UNION ALL
+    SELECT c.number, format('missing: the record of expiry %s as it was signed', c.expiry_number)
+    FROM chain c
+    WHERE c.expiry_number > 0 AND NOT EXISTS (
+        SELECT FROM ops_audit_expiry x WHERE (x.number, x.hash) = (c.expiry_number, c.expiry_hash))
+    UNION ALL
     SELECT DISTINCT h.checkpoint_number, 'missing: the trail speaks of it, but it is not there'
     FROM ops_audit_head h
     WHERE NOT EXISTS (
@@ -222,22 +240,36 @@ AS $$
 $$;
 
 -- Every run of a project, or of all: its chain, and its chain against the checkpoints. No row
--- means that the history holds.
+-- means that the history holds. What a signed record of retention names may be gone, as a whole.
 CREATE FUNCTION verify_trail(p_project_id integer DEFAULT NULL)
 RETURNS TABLE (project_id integer, run_id integer, seq integer, problem text)
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
+    WITH expired AS MATERIALIZED (
+        SELECT x.* FROM ops_audit_expiry_run x
+        WHERE (p_project_id IS NULL OR x.project_id = p_project_id)
+          AND x.expiry_number <= (SELECT max(c.expiry_number) FROM ops_audit_checkpoint c)
+          AND NOT EXISTS (SELECT FROM ops_run_event_row e WHERE e.run_id = x.run_id)
+    )
     SELECT r.project_id, v.run_id, v.seq, v.problem
-    FROM ops_run r CROSS JOIN LATERAL verify_events(r.id) v
+    FROM ops_run r CROSS JOIN LATERAL chain_problems(r.id) v
     WHERE p_project_id IS NULL OR r.project_id = p_project_id
+    UNION ALL
+    SELECT r.project_id, e.run_id, e.seq, 'moved: it lies under another time of queueing than its run'
+    FROM ops_run_event_row e JOIN ops_run r ON r.id = e.run_id
+    WHERE (p_project_id IS NULL OR r.project_id = p_project_id)
+      AND e.run_queued_at <> r.create_date
     UNION ALL
     SELECT h.project_id, h.run_id, h.event_seq, CASE
         WHEN e.run_id IS NULL THEN 'missing: checkpoint ' || h.checkpoint_number || ' holds it'
         ELSE 'altered: checkpoint ' || h.checkpoint_number || ' holds another event' END
     FROM ops_audit_head h
-    LEFT JOIN ops_run_event e ON e.run_id = h.run_id AND e.seq = h.event_seq
+    LEFT JOIN expired x ON x.run_id = h.run_id AND x.project_id = h.project_id
+    LEFT JOIN ops_run_event_row e ON e.run_id = h.run_id AND e.seq = h.event_seq
     WHERE (p_project_id IS NULL OR h.project_id = p_project_id)
       AND e.hash IS DISTINCT FROM h.event_hash
+      AND NOT coalesce(h.event_seq < x.event_seq
+                       OR (h.event_seq, h.event_hash) = (x.event_seq, x.event_hash), false)
     UNION ALL
     SELECT h.project_id, h.run_id, NULL, 'moved: checkpoints hold the run under another project'
     FROM ops_audit_head h JOIN ops_run r ON r.id = h.run_id
@@ -253,7 +285,8 @@ AS $$
         SELECT coalesce(max(h.event_seq), 0) AS event_seq FROM ops_audit_head h
         WHERE h.project_id = r.project_id AND h.run_id = r.id
     ) covered
-    JOIN ops_run_event e ON e.run_id = r.id AND e.seq > covered.event_seq
+    JOIN ops_run_event_row e
+        ON e.run_id = r.id AND e.run_queued_at = r.create_date AND e.seq > covered.event_seq
     WHERE (p_project_id IS NULL OR r.project_id = p_project_id)
       AND e."timestamp" < c."timestamp" - audit_tolerance()
     ORDER BY 1, 2, 3

@@ -40,7 +40,7 @@ CREATE OR REPLACE VIEW run_events WITH (security_invoker = true) AS
 SELECT e.id, e.run_id, e.seq, e.event_type, e.message,
        coalesce(e.payload, '{}'::jsonb) AS payload,
        e."timestamp" AT TIME ZONE 'UTC' AS "timestamp", e.prev_hash, e.hash
-FROM public.ops_run_event e;
+FROM public.ops_run_event_row e;
 
 CREATE OR REPLACE VIEW run_artifacts WITH (security_invoker = true) AS
 SELECT a.id, a.run_id, a.artifact_key, a.artifact_url, a.checksum, a.content_type, a.size_bytes,
@@ -53,7 +53,7 @@ CREATE OR REPLACE VIEW run_logs WITH (security_invoker = true) AS
 SELECT l.id, l.run_id, l.seq, l.log_level, l.message,
        coalesce(l.metadata, '{}'::jsonb) AS metadata,
        l."timestamp" AT TIME ZONE 'UTC' AS "timestamp"
-FROM public.ops_run_log l;
+FROM public.ops_run_log_line l;
 
 CREATE OR REPLACE VIEW tools WITH (security_invoker = true) AS
 SELECT t.id, t.tool_name, t.version, t.docker_image, t.digest,

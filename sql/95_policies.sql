@@ -10,12 +10,13 @@ DECLARE
     v_table text;
 BEGIN
     FOREACH v_table IN ARRAY ARRAY[
-        'ops_project', 'ops_workflow', 'ops_run', 'ops_run_event', 'ops_run_artifact',
-        'ops_run_log', 'ops_tool', 'ops_upgrade_advisory', 'ops_project_membership',
+        'ops_project', 'ops_workflow', 'ops_run', 'ops_run_event_row', 'ops_run_artifact',
+        'ops_run_log_line', 'ops_tool', 'ops_upgrade_advisory', 'ops_project_membership',
         -- No policy for these: nobody else reads them.
         'ops_worker', 'ops_worker_token', 'ops_upgrade_acknowledgement', 'ops_sql_login', 'ops_run_lease',
         'ops_project_gate', 'ops_audit_pending', 'ops_audit_head', 'ops_audit_checkpoint',
-        'ops_audit_checkpoint_project'
+        'ops_audit_checkpoint_project', 'ops_audit_expiry', 'ops_audit_expiry_run',
+        'ops_retention_line'
     ]
     LOOP
         CONTINUE WHEN (SELECT c.relrowsecurity FROM pg_class c
@@ -43,8 +44,8 @@ BEGIN
             ('ops_project_membership', c_by_project),
             ('ops_workflow', c_by_project),
             ('ops_run', c_by_project),
-            ('ops_run_event', c_by_run),
-            ('ops_run_log', c_by_run),
+            ('ops_run_event_row', c_by_run),
+            ('ops_run_log_line', c_by_run),
             ('ops_run_artifact', c_by_run),
             ('ops_tool', c_by_user),
             ('ops_upgrade_advisory', c_by_user)

@@ -23,8 +23,10 @@ from . import test_models_access
 from . import test_models_console
 from . import test_models_rules
 from . import test_models_schedule
+from . import test_partitions
 from . import test_prisma
 from . import test_prisma_members
+from . import test_retention
 from . import test_rls_parity
 from . import test_schema_documents
 from . import test_scripts

@@ -64,6 +64,7 @@ class KernelCase(BaseCase):
         self.last_checkpoint = self.db.value(
             "SELECT coalesce(max(number), 0) FROM ops_audit_checkpoint"
         )
+        self.last_expiry = self.db.value("SELECT coalesce(max(number), 0) FROM ops_audit_expiry")
         self.addCleanup(self._delete_everything)
         # What another test left in the queue must not be claimed here.
         for row in self.db.rows("SELECT id FROM ops_run WHERE status = 'queued'"):
@@ -90,7 +91,7 @@ class KernelCase(BaseCase):
                 connection.close()
         with self.without_append_only():
             self._delete_checkpoints()
-            for table in ("run_event", "run_log", "run_artifact"):
+            for table in ("run_event_row", "run_log_line", "run_artifact"):
                 self.db.rows(
                     f"DELETE FROM ops_{table} WHERE run_id IN"
                     " (SELECT id FROM ops_run WHERE project_id = ANY(%s))",
@@ -103,6 +104,8 @@ class KernelCase(BaseCase):
 
     def _delete_checkpoints(self):
         """Those made by this test; they hold the runs of other projects, too."""
+        for table, column in (("expiry", "number"), ("expiry_run", "expiry_number")):
+            self.db.rows(f"DELETE FROM ops_audit_{table} WHERE {column} > %s", self.last_expiry)
         newer = "(SELECT id FROM ops_audit_checkpoint WHERE number > %s)"
         if not self.db.rows(newer.strip("()"), self.last_checkpoint):
             return
@@ -125,11 +128,14 @@ class KernelCase(BaseCase):
         """Switch the trail's triggers off, in one transaction: what an intruder with the
         owner's rights would do."""
         tables = (
-            "ops_run_event",
+            "ops_run_event_row",
+            "ops_run_log_line",
             "ops_run",
             "ops_audit_checkpoint",
             "ops_audit_checkpoint_project",
             "ops_audit_head",
+            "ops_audit_expiry",
+            "ops_audit_expiry_run",
         )
         self.db.rows("BEGIN")
         for table in tables:

@@ -137,8 +137,9 @@ class TestAuditVerifier(AuditCase):
 
     def test_an_event_that_was_slipped_in_later_with_an_older_time(self):
         self.tamper(
-            "INSERT INTO ops_run_event (run_id, seq, event_type, message, timestamp, hash)"
-            " SELECT run_id, 6, 'info', 'approved', timestamp - interval '1 day', ''"
+            "INSERT INTO ops_run_event_row"
+            " (run_id, run_queued_at, seq, event_type, message, timestamp, hash)"
+            " SELECT run_id, run_queued_at, 6, 'info', 'approved', timestamp - interval '1 day', ''"
             " FROM ops_run_event WHERE run_id = {run} AND seq = 5",
             rehash=True,
         )
@@ -179,8 +180,7 @@ class TestAuditVerifier(AuditCase):
         self.assertFoundInDatabase(f"{checkpoint}the content does not give the hash")
         self.tamper(
             f"UPDATE ops_audit_checkpoint c SET hash = {self.db.schema}.sha256_hex("
-            f"{self.db.schema}.checkpoint_statement(database_uuid, number, timestamp, prev_hash,"
-            " run_count, event_count, root, key_id)) WHERE number = {number}"
+            f"{self.db.schema}.checkpoint_statement(c)) WHERE number = {{number}}"
         )
         self.assertFoundInDatabase(f"{checkpoint}the signature does not fit")
 

@@ -99,7 +99,7 @@ class TestKernelEvents(KernelCase):
         for statement in (
             "UPDATE ops_run_event SET message = 'x' WHERE run_id = %s",
             "DELETE FROM ops_run_event WHERE run_id = %s",
-            "TRUNCATE ops_run_event",
+            "TRUNCATE ops_run_event_row",
             "DELETE FROM ops_run WHERE id = %s",
         ):
             values = (run_id,) if "%s" in statement else ()
@@ -131,14 +131,16 @@ class TestKernelEvents(KernelCase):
                 with self.without_append_only():
                     if name == "swap":
                         self.db.rows(
-                            "ALTER TABLE ops_run_event DROP CONSTRAINT ops_run_event_run_seq_uniq"
+                            "ALTER TABLE ops_run_event_row"
+                            " DROP CONSTRAINT ops_run_event_row_run_seq_uniq"
                         )
                     self.db.rows(attack, run_id)
                     found = self.problems(run_id)
                     if name == "swap":
                         self.db.rows(
-                            "ALTER TABLE ops_run_event ADD CONSTRAINT ops_run_event_run_seq_uniq"
-                            " UNIQUE (run_id, seq)"
+                            "ALTER TABLE ops_run_event_row"
+                            " ADD CONSTRAINT ops_run_event_row_run_seq_uniq"
+                            " UNIQUE (run_id, seq, run_queued_at)"
                         )
                 self.assertIn(where, [seq for seq, _problem in found])
 

@@ -87,7 +87,7 @@ class TestSqlRoles(BaseCase):
                         "SELECT c.relname, a.attname FROM pg_class c"
                         " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
                         " WHERE c.relnamespace IN ('public'::regnamespace, %s::regnamespace)"
-                        " AND c.relkind IN ('r', 'v') AND NOT a.attisdropped"
+                        " AND c.relkind IN ('r', 'p', 'v') AND NOT a.attisdropped"
                         " AND has_column_privilege(%s, c.oid, a.attnum, 'SELECT')"
                         " EXCEPT SELECT c.relname, a.attname FROM pg_class c"
                         " JOIN pg_attribute a ON a.attrelid = c.oid"
@@ -110,7 +110,7 @@ class TestSqlRoles(BaseCase):
             writable = self.db.rows(
                 "SELECT c.oid::regclass::text FROM pg_class c"
                 " WHERE c.relnamespace IN ('public'::regnamespace, %s::regnamespace)"
-                " AND c.relkind IN ('r', 'v')"
+                " AND c.relkind IN ('r', 'p', 'v')"
                 " AND has_table_privilege(%s, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')",
                 *(self.schema, role.name),
             )

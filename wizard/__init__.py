@@ -1,2 +1,3 @@
 from . import ops_api_key
 from . import ops_registration_token
+from . import ops_retention_line

@@ -21,6 +21,15 @@ NEVER_NULL_EXPRESSIONS = {
     ("projects", "status"): "a CASE of two constants",
     ("upgrade_advisories", "affects_modules"): "a CASE of arrays; empty for NULL",
 }
+# A column by which tables are cut into partitions must stand in all their keys. It follows from
+# another column of the key, so the key is one without it.
+PARTITION_KEYS = {"run_queued_at": "run_id"}
+# Relations without a foreign key: a trigger per inserted row would cost too much. That the row is
+# there another trigger sees to.
+UNCHECKED_REFERENCES = {
+    ("run_events", "run_id"): ("runs", "id", "restrict"),
+    ("run_logs", "run_id"): ("runs", "id", "restrict"),
+}
 # Names for both ends of a relation where the column's or the table's name does not give them.
 RELATION_NAMES = {
     ("runs", "retry_of"): ("retried_run", "retries"),
@@ -43,6 +52,12 @@ KEYS = """
     FROM pg_constraint
     WHERE conrelid = %s AND contype IN ('p', 'u', 'f') AND conparentid = 0
     ORDER BY contype, conname
+"""
+PARTITIONED = """
+    SELECT a.attname, a.attnum
+    FROM pg_partitioned_table p
+    JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs::int2[])
+    WHERE p.partrelid = %s
 """
 ENUMERATIONS = """
     SELECT t.typname, pg_get_constraintdef(c.oid), obj_description(t.oid, 'pg_type')
@@ -201,9 +216,10 @@ def _relation(cr, oid):
 
 def _read_keys(cr, table, tables):
     by_base = {each.base: each for each in tables.values()}
+    cut_by = _partition_columns(cr, table)
     cr.execute(KEYS, [table.base])
     for kind, numbers, target_oid, target_numbers, on_delete in cr.fetchall():
-        columns = table.in_view(numbers)
+        columns = table.in_view(number for number in numbers if number not in cut_by)
         if kind == "f":
             target = by_base.get(target_oid)
             target_columns = target and target.in_view(target_numbers)
@@ -220,8 +236,26 @@ def _read_keys(cr, table, tables):
             table.uniques.append(columns)
     if not table.primary_key:
         raise CatalogError(f"{table.name} does not show the key of its table")
+    for (view, column), (target, target_column, on_delete) in UNCHECKED_REFERENCES.items():
+        if view == table.name:
+            table.references.append(
+                Reference(
+                    (column,), target, (target_column,), on_delete,
+                    *_relation_names(table.name, (column,)),
+                )
+            )  # fmt: skip
     table.references.sort(key=lambda each: each.columns)
     table.uniques.sort()
+
+
+def _partition_columns(cr, table):
+    """Numbers of the columns by which the table is cut into partitions."""
+    cr.execute(PARTITIONED, [table.base])
+    names = {name: number for name, number in cr.fetchall()}
+    unknown = names.keys() - PARTITION_KEYS.keys()
+    if unknown:
+        raise CatalogError(f"PARTITION_KEYS does not say what {sorted(unknown)} follow from")
+    return set(names.values())
 
 
 def _relation_names(table, columns):
@@ -248,7 +282,7 @@ def _read_enumerations(cr, schema_oid, tables):
 
 def _check_facts(tables):
     """Refuse what is said about columns that are not, or no longer, there."""
-    named = {*NEVER_NULL_EXPRESSIONS, *RELATION_NAMES}
+    named = {*NEVER_NULL_EXPRESSIONS, *RELATION_NAMES, *UNCHECKED_REFERENCES}
     there = {(table.name, column.name) for table in tables.values() for column in table.columns}
     if named - there:
         raise CatalogError(f"described, but not there: {sorted(named - there)}")

@@ -22,7 +22,8 @@ import {
 // Rows listed by id, the oldest first; counts are of all rows.
 const LISTED = 1000;
 
-type Row = { id: number };
+// Ids of events and log lines have 64 bits; they count from 1 and stay far below 2^53.
+type Row = { id: number | bigint };
 type Pair = [from: number, to: number];
 
 const listed = { orderBy: { id: "asc" }, take: LISTED } as const;
@@ -32,7 +33,7 @@ async function models(prisma: PrismaClient) {
   const page = { ...listed, ...id };
   const seen = async (count: Promise<number>, rows: Promise<Row[]>) => ({
     count: await count,
-    ids: (await rows).map((row) => row.id),
+    ids: (await rows).map((row) => Number(row.id)),
   });
   return {
     project_memberships: await seen(
@@ -54,7 +55,9 @@ async function models(prisma: PrismaClient) {
 }
 
 function pairs<T extends Row>(rows: T[], to: (row: T) => Row | Row[] | null): Pair[] {
-  return rows.flatMap((row) => [to(row) ?? []].flat().map((other): Pair => [row.id, other.id]));
+  return rows.flatMap((row) =>
+    [to(row) ?? []].flat().map((other): Pair => [Number(row.id), Number(other.id)]),
+  );
 }
 
 async function relations(prisma: PrismaClient) {

@@ -25,7 +25,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-FORMAT = "odooops audit 1"
+# Exports of the first format knew no retention: no lines of kind expiry.
+FORMATS = ("odooops audit 1", "odooops audit 2")
 # An event may be committed so much later than it was written; see docs/audit.md.
 TOLERANCE = timedelta(minutes=15)
 EVENT_TYPES = ("state_change", "error", "warning", "info")
@@ -34,6 +35,12 @@ TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 STATEMENT_FIELDS = (
     *("database_uuid", "number", "timestamp", "prev_hash"),
     *("run_count", "event_count", "root", "key_id"),
+)
+# What the statement holds besides since its second version.
+EXPIRY_IN_STATEMENT = ("expiry_number", "expiry_hash")
+EXPIRY_FIELDS = (
+    *("number", "timestamp", "prev_hash", "range_from", "range_to", "checkpoint_number"),
+    *("run_count", "event_count", "root", "user_id"),
 )
 
 
@@ -66,8 +73,16 @@ def event_hash(run_id, event):
 
 def statement_of(checkpoint):
     """The text that was signed."""
-    facts = [f"{name} {known(checkpoint[name])}" for name in STATEMENT_FIELDS]
-    return "\n".join(["odooops checkpoint 1", *facts, ""])
+    version = checkpoint.get("version", 1)
+    names = STATEMENT_FIELDS + (EXPIRY_IN_STATEMENT if version > 1 else ())
+    facts = [f"{name} {known(checkpoint[name])}" for name in names]
+    return "\n".join([f"odooops checkpoint {version}", *facts, ""])
+
+
+def expiry_statement(expiry):
+    """The text of a record of retention, whose hash the next checkpoint signs."""
+    facts = [f"{name} {known(expiry[name])}" for name in EXPIRY_FIELDS]
+    return "\n".join(["odooops expiry 1", *facts, ""])
 
 
 def known(value):
@@ -143,6 +158,16 @@ def check_checkpoint(line):
         field(line, name, str, HASH)
     for name in ("public_key", "signature"):
         field(line, name, str)
+    if field({"version": 1, **line}, "version", int) not in (1, 2):
+        raise Malformed(f"version is {line['version']}")
+    if line.get("version") == 2:
+        field(line, "expiry_number", int)
+        field(line, "expiry_hash", str, HASH, is_optional=True)
+    check_projects(line)
+    return line
+
+
+def check_projects(line):
     numbers = []
     for project_id, root in field(line, "projects", list):
         field({"project_id": project_id, "root": root}, "project_id", int)
@@ -150,6 +175,17 @@ def check_checkpoint(line):
         numbers.append(project_id)
     if numbers != sorted(set(numbers)):
         raise Malformed("projects are not in order")
+
+
+def check_expiry(line):
+    for name in ("number", "checkpoint_number", "run_count", "event_count", "user_id"):
+        field(line, name, int)
+    for name in ("timestamp", "range_from", "range_to"):
+        field(line, name, str, TIMESTAMP)
+    field(line, "prev_hash", str, HASH, is_optional=True)
+    for name in ("root", "hash"):
+        field(line, name, str, HASH)
+    check_projects(line)
     return line
 
 
@@ -166,30 +202,44 @@ def check_run(line):
         numbers.append(number)
     if numbers != sorted(set(numbers)):
         raise Malformed("heads are not in order")
+    expired = field(line, "expired", list, is_optional=True)
+    if expired is not None:
+        number, seq, value = expired
+        field({"expired": number}, "expired", int)
+        field({"expired": seq}, "expired", int)
+        field({"expired": value}, "expired", str, HASH)
     return line
 
 
 class Verifier:
     """Takes the lines of an export one after the other. Memory grows with the number of
-    checkpoints, not with runs or events."""
+    checkpoints and records of retention, not with runs or events."""
 
     def __init__(self, trusted, seen, write):
         self.trusted = trusted
         self.seen = dict(seen)
         self.write = write
         self.passed = self.failed = 0
-        self.counts = {"checkpoint": 0, "run": 0, "event": 0}
+        self.counts = {"checkpoint": 0, "expiry": 0, "run": 0, "event": 0}
         self.uncovered = 0
         self.uncovered_runs = 0
         self.checkpoints = {}  # number: (time, hash)
         self.roots = {}  # project id: {checkpoint number: root}
         self.last = None  # the checkpoint before
+        self.signed = {}  # number of a record of retention: its hash, as a checkpoint signs it
+        self.expiries = {}  # number: the record
+        self.last_expiry = None  # the record before
+        self.expired_runs = 0
+        self.expired_events = 0
+        self.expiry_roots = {}  # as the roots, of the records
+        self.expiry_digests = {}
         self.project_id = None
         self.digests = {}  # checkpoint number: hash over the heads of the project so far
         self.run = None
         self.ended = False
         self.takers = {
             "checkpoint": self.take_checkpoint,
+            "expiry": self.take_expiry,
             "run": self.take_run,
             "event": self.take_event,
             "end": self.take_end,
@@ -207,8 +257,8 @@ class Verifier:
             self.passed += 1
 
     def take_header(self, line):
-        if line.get("kind") != "export" or line.get("format") != FORMAT:
-            raise Usage(f"this is no export of the format {FORMAT!r}")
+        if line.get("kind") != "export" or line.get("format") not in FORMATS:
+            raise Usage(f"this is no export of the formats {', '.join(FORMATS)}")
         self.header = line
         project = line.get("project")
         self.scope = None if project is None else field(project, "id", int)
@@ -225,8 +275,8 @@ class Verifier:
 
     def take_checkpoint(self, line):
         where = f"checkpoint {line.get('number') if isinstance(line.get('number'), int) else '?'}"
-        if self.project_id is not None:
-            self.problem(where, "out of order: it comes after the runs")
+        if self.project_id is not None or self.expiries:
+            self.problem(where, "out of order: it comes after what it signs")
             return
         try:
             checkpoint = check_checkpoint(line)
@@ -239,6 +289,8 @@ class Verifier:
         for project_id, root in checkpoint["projects"]:
             if self.scope in (None, project_id):
                 self.roots.setdefault(project_id, {})[number] = root
+        if checkpoint.get("version", 1) > 1 and checkpoint["expiry_number"]:
+            self.signed[checkpoint["expiry_number"]] = checkpoint["expiry_hash"]
         self.last = checkpoint
 
     def link_problems(self, checkpoint):
@@ -273,6 +325,48 @@ class Verifier:
         if key_id not in self.trusted:
             yield f"foreign key: signed by {key_id}, which is not trusted"
 
+    # -- records of retention --
+
+    def take_expiry(self, line):
+        where = f"expiry {line.get('number') if isinstance(line.get('number'), int) else '?'}"
+        if self.project_id is not None:
+            self.problem(where, "out of order: it comes after the runs")
+            return
+        try:
+            expiry = check_expiry(line)
+        except (Malformed, ValueError, TypeError) as error:
+            self.problem(where, f"altered: {error}")
+            return
+        self.judge(where, [*self.expiry_problems(expiry)])
+        number = expiry["number"]
+        self.expiries[number] = expiry
+        for project_id, root in expiry["projects"]:
+            if self.scope in (None, project_id):
+                self.expiry_roots.setdefault(project_id, {})[number] = root
+        self.last_expiry = expiry
+
+    def expiry_problems(self, expiry):
+        number, before = expiry["number"], self.last_expiry
+        if number != (before["number"] + 1 if before else 1):
+            yield f"missing: the records before it, after {before['number'] if before else 0}"
+        if expiry["prev_hash"] != (before and before["hash"]):
+            yield "broken link: prev_hash is not the hash of the record before"
+        if sha256_hex(expiry_statement(expiry)) != expiry["hash"]:
+            yield "altered: the content does not give the hash"
+        if root_of(expiry["projects"]) != expiry["root"]:
+            yield "altered: the projects do not give the root"
+        if self.signed.get(number, expiry["hash"]) != expiry["hash"]:
+            yield "altered: a checkpoint signs another record of this number"
+
+    def excuse(self):
+        """The signed record by which the events of the run are gone; None when there is none."""
+        if self.run["expired"] is None or self.seq:
+            return None
+        number, seq, value = self.run["expired"]
+        if number not in self.expiries or number > max(self.signed, default=0):
+            return None
+        return number, seq, value
+
     # -- runs and events --
 
     def take_run(self, line):
@@ -291,7 +385,12 @@ class Verifier:
                 self.problem(f"run {run_id}", f"foreign: it belongs to project {project_id}")
         elif run_id <= self.run_id:
             self.problem(f"run {run_id}", f"out of order: it comes after run {self.run_id}")
+        run.setdefault("expired", None)
         self.run, self.run_id = run, run_id
+        if run["expired"]:
+            number, seq, value = run["expired"]
+            digest = self.expiry_digests.setdefault(number, hashlib.sha256())
+            digest.update(f"{run_id} {seq} {value}\n".encode())
         self.heads = [(number, seq, value) for number, seq, value in run["heads"]]
         self.next_head = 0
         self.seq, self.hash, self.found_uncovered = 0, None, False
@@ -358,12 +457,22 @@ class Verifier:
     def finish_run(self):
         if self.run is None:
             return
-        run, problems = self.run, []
+        run, problems, excuse = self.run, [], self.excuse()
         while self.next_head < len(self.heads):
-            number, seq, _value = self.heads[self.next_head]
+            number, seq, value = self.heads[self.next_head]
             self.next_head += 1
-            problems.append(("event", seq, f"missing: checkpoint {number} holds it"))
-        if run["event_seq"] is None:
+            if not excuse or (seq, value) != excuse[1:] and seq >= excuse[1]:
+                problems.append(("event", seq, f"missing: checkpoint {number} holds it"))
+        if excuse:
+            self.expired_runs += 1
+            self.expired_events += excuse[1]
+            if excuse[1:] not in [head[1:] for head in self.heads]:
+                what = f"altered: expiry {excuse[0]} names an event that no checkpoint holds"
+                problems.append(("event", excuse[1], what))
+            if run["event_seq"] is not None and (run["event_seq"], run["event_hash"]) != excuse[1:]:
+                what = f"altered: expiry {excuse[0]} holds another event as the last"
+                problems.append(("event", run["event_seq"], what))
+        elif run["event_seq"] is None:
             problems.append(("run", None, "missing: the run was deleted"))
         elif (run["event_seq"], run["event_hash"]) != (self.seq, self.hash):
             what = f"missing: the run's row names it as the last, the events end with {self.seq}"
@@ -375,19 +484,24 @@ class Verifier:
         self.run = None
 
     def finish_project(self):
-        """The heads of the project's runs must give what each checkpoint says of it."""
+        """The heads of the project's runs must give what each checkpoint says of it, and the runs
+        whose events are gone what each record of retention says."""
         if self.project_id is None:
             return
-        roots = self.roots.pop(self.project_id, {})
-        for number in sorted({*roots, *self.digests}):
-            digest = self.digests.get(number)
+        self.compare_roots("checkpoint", "heads", self.roots, self.digests)
+        self.compare_roots("expiry", "expired runs", self.expiry_roots, self.expiry_digests)
+        self.digests, self.expiry_digests = {}, {}
+
+    def compare_roots(self, kind, parts, roots, digests):
+        roots = roots.pop(self.project_id, {})
+        for number in sorted({*roots, *digests}):
+            digest = digests.get(number)
             self.judge(
-                f"checkpoint {number}",
+                f"{kind} {number}",
                 []
                 if digest and digest.hexdigest() == roots.get(number)
-                else [f"altered: the heads of project {self.project_id} do not give its root"],
+                else [f"altered: the {parts} of project {self.project_id} do not give its root"],
             )
-        self.digests = {}
 
     def take_end(self, line):
         self.finish_run()
@@ -397,7 +511,7 @@ class Verifier:
         problems = [
             f"cut: {count} lines of kind {kind}, not {line.get(f'{kind}_count')}"
             for kind, count in self.counts.items()
-            if line.get(f"{kind}_count") != count
+            if line.get(f"{kind}_count", 0) != count
         ]
         self.judge("export", problems)
 
@@ -406,9 +520,12 @@ class Verifier:
         if not self.ended:
             self.problem("export", "truncated: its last line is missing; what follows was not read")
             return
-        for project_id, roots in sorted(self.roots.items()):
-            for number in roots:
-                self.problem(f"checkpoint {number}", f"missing: all runs of project {project_id}")
+        for kind, left in (("checkpoint", self.roots), ("expiry", self.expiry_roots)):
+            for project_id, roots in sorted(left.items()):
+                for number in roots:
+                    self.problem(f"{kind} {number}", f"missing: all runs of project {project_id}")
+        for number in self.signed.keys() - self.expiries.keys():
+            self.problem(f"expiry {number}", "missing: a checkpoint signs it")
         for number, value in self.seen.items():
             found = self.checkpoints.get(number, (None, None))[1]
             self.judge(
@@ -417,6 +534,17 @@ class Verifier:
             )
 
     def notes(self):
+        for number, expiry in self.expiries.items():
+            yield (
+                f"expiry {number} of {expiry['timestamp']} by user {expiry['user_id']}: events of"
+                f" {expiry['run_count']} runs queued from {expiry['range_from']} to"
+                f" {expiry['range_to']}, all projects"
+            )
+        if self.expired_runs:
+            yield (
+                f"expired: {self.expired_events} events of {self.expired_runs} runs are gone by"
+                " signed records of retention; what they said cannot be verified any more"
+            )
         if not self.last:
             yield "there is no checkpoint: nothing is covered, the hashes prove consistency only"
             return
