@@ -42,6 +42,13 @@ CREATE TABLE IF NOT EXISTS public.ops_audit_head (
 );
 CREATE INDEX IF NOT EXISTS ops_audit_head_checkpoint ON public.ops_audit_head (checkpoint_number);
 
+-- The sealed values of secrets, which the ORM has no field for: no read of it can hold one.
+CREATE TABLE IF NOT EXISTS public.ops_secret_value (
+    secret_id integer PRIMARY KEY REFERENCES public.ops_secret (id) ON DELETE CASCADE,
+    key_id text NOT NULL,
+    sealed bytea NOT NULL
+);
+
 -- Words of all log lines; 'simple' because logs are no natural language.
 CREATE INDEX IF NOT EXISTS ops_run_log_message_fts
     ON public.ops_run_log USING gin (to_tsvector('simple', message));

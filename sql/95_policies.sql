@@ -15,7 +15,7 @@ BEGIN
         -- No policy for these: nobody else reads them.
         'ops_worker', 'ops_worker_token', 'ops_upgrade_acknowledgement', 'ops_sql_login', 'ops_run_lease',
         'ops_project_gate', 'ops_audit_pending', 'ops_audit_head', 'ops_audit_checkpoint',
-        'ops_audit_checkpoint_project'
+        'ops_audit_checkpoint_project', 'ops_secret', 'ops_secret_value', 'ops_secret_change'
     ]
     LOOP
         CONTINUE WHEN (SELECT c.relrowsecurity FROM pg_class c

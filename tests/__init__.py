@@ -17,8 +17,10 @@ from . import test_models_access
 from . import test_models_console
 from . import test_models_rules
 from . import test_models_schedule
+from . import test_models_secrets
 from . import test_prisma
 from . import test_rls_parity
+from . import test_rls_secrets
 from . import test_schema_documents
 from . import test_scripts
 from . import test_sql_identity
@@ -30,11 +32,14 @@ from . import test_worker_checkout
 from . import test_worker_database
 from . import test_worker_executor
 from . import test_worker_guard
+from . import test_worker_log_shipping
 from . import test_worker_logs
+from . import test_worker_masking
 from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
 from . import test_worker_scheduled
+from . import test_worker_secrets
 from . import test_worker_settings
 from . import test_worker_storage
 from . import test_worker_workflow
