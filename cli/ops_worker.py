@@ -59,7 +59,9 @@ class OpsWorker(Command):
             arguments += ["-c", options.config]
         config.parse_config(arguments, setup_logging=True)
         folder = Path(config["data_dir"]) / "odooops" / options.database
+        named_key = config.get("odooops_secrets_key")
         defaults = {
+            "secrets_key": Path(named_key) if named_key else folder / "secrets_key",
             "dsn": connection_string(options.database),
             "artifacts": folder / "artifacts",
             "work_dir": folder / "work",

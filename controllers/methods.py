@@ -158,6 +158,7 @@ WORKERS = {
         "error_code": optional(text(64, minimum=0)),
         "metadata": optional(json_object),
     },
+    "run_secrets": {**HELD_RUN, "worker_id": required(WORKER_ID)},
     "release_run": {**RUN, **HOLDER},
     "reap_lost_runs": {},
     "list_leases": {},
@@ -167,6 +168,11 @@ WORKERS = {
 TOKENS = {
     "exchange_registration_token": ("_exchange", "registration", {"name": required(text(255))}),
     "renew_worker_token": ("_renew", "worker", {}),
+}
+# Methods with text about a run, in which the secrets of the run are masked.
+MASKED = {
+    *("append_run_log", "append_run_logs"),
+    *("add_run_event", "add_run_artifact", "complete_workflow_run"),
 }
 # Functions of the kernel that return rows: the name under which the rows are answered.
 ROWS = {"list_leases": "leases"}

@@ -5,7 +5,7 @@ from contextlib import suppress
 from odoo.http import request
 
 from .dispatcher import BUSY, RETRIED
-from .methods import ROWS, TOKENS, WORKERS
+from .methods import MASKED, ROWS, TOKENS, WORKERS
 from .parameters import check_parameters
 from .protocol import RpcError
 
@@ -32,6 +32,8 @@ def execute_for_worker(token, method, params):
     kernel = request.env["ops.kernel"]
     if method in ROWS:
         return {"success": True, ROWS[method]: kernel._rows_committed(method, **arguments)}
+    if method in MASKED:
+        arguments = request.env["ops.secret"].sudo()._mask(arguments["run_id"], arguments)
     for _retry in range(MAX_TRIES - 1):
         with suppress(*RETRIED):
             return kernel._call_committed(method, **arguments)

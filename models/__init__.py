@@ -2,6 +2,8 @@ from . import ops_kernel
 from . import ops_tool
 from . import ops_project
 from . import ops_project_membership
+from . import ops_secret
+from . import ops_secret_change
 from . import ops_workflow
 from . import ops_workflow_schedule
 from . import ops_run

@@ -8,17 +8,16 @@ first use.
 
 import hashlib
 import logging
-import os
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from odoo.exceptions import UserError
-from odoo.tools import config
+
+from . import key_file
 
 _logger = logging.getLogger(__name__)
 
@@ -75,9 +74,8 @@ def load(database):
 
     :raise AuditKeyError: the file is named but cannot be read, or holds no Ed25519 key
     """
-    named = os.environ.get(ENVIRONMENT) or config.get(OPTION)
-    path = Path(named) if named else _default_path(database)
-    if not named and not path.exists():
+    path, is_named = key_file.find(ENVIRONMENT, OPTION, database, "audit_key.pem")
+    if not is_named and not path.exists():
         _create(path)
     try:
         private = serialization.load_pem_private_key(path.read_bytes(), password=None)
@@ -88,31 +86,16 @@ def load(database):
     return AuditKey(private)
 
 
-def _default_path(database):
-    return Path(config["data_dir"]) / "odooops" / database / "audit_key.pem"
-
-
 def _create(path):
-    """Make the file, complete or not at all; of two that try at once one wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     pem = Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)
+    if key_file.create(path, pem):
         _logger.warning("made a new audit key in %s: keep a copy of the file", path)
-    except FileExistsError:
+    else:
         _logger.info("another process has made the audit key %s", path)
-    finally:
-        os.unlink(draft)
 
 
 def _load_public(public_pem):

@@ -91,7 +91,7 @@ class OpsKernel(models.AbstractModel):
         self.env.cr.execute(
             SQL(
                 "DROP TABLE IF EXISTS ops_run_lease, ops_project_gate, ops_audit_pending,"
-                " ops_audit_head, ops_audit_expiry_run"
+                " ops_audit_head, ops_audit_expiry_run, ops_secret_value"
             )
         )
         # With their partitions, sequences and the models' views.
@@ -201,6 +201,15 @@ class OpsKernel(models.AbstractModel):
         with self._own_transaction() as cr:
             cr.execute(SQL("SELECT * FROM %s", self._invocation(function, arguments)))
             return cr.dictfetchall()
+
+    @api.model
+    def _record_secret_change(self, secret_id, action):
+        """Leave a trace of what the current user does to a secret."""
+        self.env.flush_all()
+        arguments = {"secret_id": secret_id, "action": action}
+        self._execute(self.env.cr, "record_secret_change", arguments)
+        self.env["ops.secret.change"].invalidate_model()
+        self.env["ops.project"].invalidate_model(["secret_change_ids"])
 
     def _execute(self, cr, function, arguments):
         cr.execute(SQL("SELECT set_config('odooops.user_id', %s, true)", str(self.env.uid or "")))

@@ -16,7 +16,7 @@ SLUG = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
 RECENT_RUNS = 16
 
 # What only members with a role may write, so not before there is an owner.
-MANAGED = ("membership_ids", "workflow_ids")
+MANAGED = ("membership_ids", "workflow_ids", "secret_ids")
 
 
 class OpsProject(models.Model):

@@ -10,6 +10,8 @@ from pathlib import Path
 from odoo import api, fields, models
 from odoo.tools import SQL, config
 
+from . import secret_key
+
 _logger = logging.getLogger(__name__)
 
 ADDON_FOLDER = Path(__file__).parent.parent
@@ -150,6 +152,7 @@ class OpsWorker(models.Model):
             "--allow-process",
             *("--artifacts", str(self.env["ops.run.artifact"]._filesystem_root())),
             *("--work-dir", str(folder / "work")),
+            *("--secrets-key", str(secret_key.path_of(self.env.cr.dbname))),
         ]
         with (folder / "worker.log").open("ab") as log:
             process = subprocess.Popen(

@@ -34,6 +34,7 @@ MATRIX = {
     "audit_project": MANAGERS,
     "manage_project": MANAGERS,
     "manage_members": MANAGERS,
+    "manage_secrets": MANAGERS,
     "manage_owners": OWNERS,
     "archive_project": OWNERS,
 }

@@ -30,6 +30,7 @@ WORKING = (
     *("register_worker", "set_worker_state", "deregister_worker", "heartbeat"),
     *("claim_next_run", "start_workflow_run", "release_run", "complete_workflow_run"),
     *("append_run_log", "append_run_logs", "add_run_event", "add_run_artifact"),
+    "run_secrets",
     *("reap_lost_runs", "list_leases", "control_plane_namespace"),
 )
 

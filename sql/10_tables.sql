@@ -63,6 +63,13 @@ ALTER TABLE public.ops_project
     ALTER event_retention_days SET DEFAULT 0,
     ALTER run_retention_days SET DEFAULT 0;
 
+-- The sealed values of secrets, which the ORM has no field for: no read of it can hold one.
+CREATE TABLE IF NOT EXISTS public.ops_secret_value (
+    secret_id integer PRIMARY KEY REFERENCES public.ops_secret (id) ON DELETE CASCADE,
+    key_id text NOT NULL,
+    sealed bytea NOT NULL
+);
+
 -- Functions are dropped before they are made anew: a changed signature would otherwise
 -- leave the old one behind as an overload. Trigger functions stay, triggers hang on them.
 -- So do the functions that policies hang on: to drop a policy locks out every reader.

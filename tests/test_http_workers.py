@@ -1,10 +1,19 @@
 """A worker at the JSON-RPC door: its calls are committed one by one, as those over SQL are."""
 
+import os
+import tempfile
 import uuid
+from pathlib import Path
+from unittest.mock import patch
 
+from odoo import SUPERUSER_ID, api
+from odoo.sql_db import db_connect
 from odoo.tests import HttpCase, tagged
+from odoo.tests.common import get_db_name
 from odoo.tools import mute_logger
 
+from ..models import secret_key
+from ..worker.secret_keys import KeyRing
 from .http_case import DoorCase
 from .kernel_case import KernelCase
 
@@ -160,3 +169,58 @@ class TestWorkerMethods(KernelCase, HttpCase):
             with self.subTest(method=method, params=str(params)[:80]):
                 self.rpc_refused("invalid_input", method, **params)
         self.assertEqual(self.run_row(run_id)["status"], "running")
+
+    def test_secrets_of_the_run_are_masked_in_what_a_worker_says(self):
+        """Also those that the worker itself has not masked, such as one of a few lines of shell."""
+        folder = tempfile.TemporaryDirectory(prefix="odooops-test-")
+        self.addCleanup(folder.cleanup)
+        key_path = Path(folder.name) / "secrets_key"
+        key_path.write_text(KeyRing.generate().to_text())
+        self.startPatcher(patch.dict(os.environ, {secret_key.ENVIRONMENT: str(key_path)}))
+        self.set_secret("TOKEN", "hunter2hunter2")
+        self.db.rows(
+            'UPDATE ops_workflow SET config = config || \'{"secrets": ["TOKEN"]}\' WHERE id = %s',
+            self.workflow,
+        )
+        run_id, worker_id = self.queue(), self.register()
+        claimed = self.rpc("claim_next_run", worker_id=worker_id)
+        self.assertEqual(claimed["run_id"], run_id)
+        held = {"run_id": run_id, "epoch": claimed["epoch"]}
+        self.rpc("start_workflow_run", worker_id=worker_id, **held)
+        said = "so hunter2hunter2 it is"
+        line = {"level": "info", "message": said, "metadata": {"x": said}}
+        self.rpc("append_run_logs", first_seq=1, lines=[line], **held)
+        self.rpc("append_run_log", level="info", message=said, worker_id=worker_id, **held)
+        self.rpc("add_run_event", event_type="info", message=said, payload={"x": [said]}, **held)
+        self.rpc(
+            "complete_workflow_run",
+            exit_code=1,
+            error_message=said,
+            metadata={"x": said},
+            worker_id=worker_id,
+            **held,
+        )
+        shown = "".join(
+            str(self.db.rows(f"SELECT t::text FROM {table} t WHERE {column} = %s", run_id))
+            for table, column in (
+                ("ops_run", "id"),
+                ("ops_run_event", "run_id"),
+                ("ops_run_log", "run_id"),
+            )
+        )
+        self.assertNotIn("hunter2hunter2", shown)
+        self.assertGreaterEqual(shown.count("so [secret TOKEN] it is"), 7)
+
+    def set_secret(self, name, value):
+        """Committed, with its trace removed at the end, as the triggers forbid to all others."""
+
+        def forget():
+            self.db.rows("ALTER TABLE ops_secret_change DISABLE TRIGGER USER")
+            self.db.rows("DELETE FROM ops_secret_change WHERE project_id = %s", self.project)
+            self.db.rows("ALTER TABLE ops_secret_change ENABLE TRIGGER USER")
+
+        self.addCleanup(forget)
+        with db_connect(get_db_name()).cursor() as cr:
+            api.Environment(cr, SUPERUSER_ID, {})["ops.secret"].create(
+                {"project_id": self.project, "name": name, "value": value}
+            )

@@ -76,7 +76,7 @@ class TestOneRun(KernelCase):
         self.assertEqual(row["status"], "succeeded", row)
         messages = self.messages(run_id)
         name = next(text for text in messages if text.startswith("db="))[3:]
-        self.assertIn("PGPASSWORD=***", messages)
+        self.assertIn("PGPASSWORD=[secret PGPASSWORD]", messages)
         self.assertEqual(self.query("SELECT 1 FROM pg_database WHERE datname = %s", name), [])
         self.assertEqual(self.query("SELECT 1 FROM pg_roles WHERE rolname = %s", name), [])
 

@@ -52,7 +52,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from . import database
+from . import database, run_secrets
 from .control.base import (
     Claim,
     ControlPlane,
@@ -264,7 +264,7 @@ class Agent:
         namespace = self._tools.namespace
         found = {
             path: parse_workdir_name(namespace, path.name)
-            for path in self.settings.work_dir.iterdir()
+            for path in (*self.settings.work_dir.iterdir(), *run_secrets.folders())
         }
         # The leases are read after the names: what is being made just now has its lease already.
         live = {(lease.run_id, lease.epoch) for lease in self.control.list_leases()}

@@ -23,16 +23,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import checkout, database
+from . import checkout, database, run_secrets
 from .artifacts import MAX_FILES as MAX_ARTIFACTS
 from .artifacts import ArtifactRecorder, find_files
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
+from .control.masked import MaskedControlPlane
 from .errors import RunError, RunStopped
 from .executors.base import Executor
 from .guard import RunGuard
 from .job import RunJob
-from .log_shipping import RunLog
+from .log_shipping import LogLimits, RunLog
 from .logs import LogLine, clean_json, clean_text
+from .masking import Masker
 from .recipes import get_recipe
 from .recipes.base import Outcome, Recipe
 from .settings import Settings
@@ -103,9 +105,10 @@ class Execution:
         self.claim = claim
         self.guard = guard
         self._tools = tools
-        self._control = tools.control
-        name = workdir_name(tools.namespace, claim.run_id, claim.epoch)
-        self.workdir = tools.settings.work_dir / name
+        self._masker = Masker()
+        self._control = MaskedControlPlane(tools.control, self._masker)
+        self._name = workdir_name(tools.namespace, claim.run_id, claim.epoch)
+        self.workdir = tools.settings.work_dir / self._name
         self._job: RunJob | None = None
         self._log: RunLog | None = None
         self._metadata: dict[str, Any] = {}
@@ -125,6 +128,7 @@ class Execution:
         finally:
             if self._log:
                 self._log.close()
+            remove_tree(run_secrets.folder(self._name))
             remove_tree(self.workdir)
 
     def _make_workdir(self) -> Outcome | None:
@@ -181,7 +185,15 @@ class Execution:
 
     def _work(self, started: Started) -> Outcome:
         claim, settings = self.claim, self._tools.settings
-        self._log = RunLog(self._control, claim.run_id, claim.epoch, self.workdir, started.next_seq)
+        self._log = RunLog(
+            self._control,
+            claim.run_id,
+            claim.epoch,
+            self.workdir,
+            started.next_seq,
+            masker=self._masker,
+            limits=LogLimits(settings.log_limit_mb << 20, settings.spool_limit_mb << 20),
+        )
         self._log.start()
         workflow_type = str(claim.snapshot["workflow"]["workflow_type"])
         config = claim.snapshot.get("config") or {}
@@ -220,20 +232,21 @@ class Execution:
         """Prepare what the steps or the recipe need, let them work, clear it away."""
         settings = self._tools.settings
         job.env = self._environment(job)
-        if job.config["secrets"]:
-            raise RunError("setup_error", "The worker has no access to the secrets of the project.")
+        secrets = self._secrets(job)
         wants_checkout = recipe.needs_checkout if recipe else True
         if wants_checkout and (recipe or job.snapshot["project"].get("repository_url")):
             job.commit = checkout.fetch(job).commit
             self._metadata["commit"] = job.commit
             job.env["ODOOOPS_GIT_COMMIT"] = job.commit
+        # Not before the checkout: git has no use for them, and what it starts should not have any.
+        job.env.update(secrets)
         wants_database = recipe.needs_database if recipe else job.config["database"]
         try:
             if wants_database:
                 prefix = database.name_prefix(self._tools.namespace)
                 made = database.create(settings.runs_dsn, prefix, job.run_id, job.epoch)
                 job.database = made
-                self._log.masker.add(made.password)
+                self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
             outcome = recipe.run(job) if recipe else self._run_steps(job)
             self._metadata.update(outcome.metadata)
@@ -245,6 +258,18 @@ class Execution:
         finally:
             if job.database:
                 self._drop_database(job)
+
+    def _secrets(self, job: RunJob) -> dict[str, str]:
+        """The variables that give the steps their secrets; all are masked from here on."""
+        return run_secrets.give(
+            job.config["secrets"],
+            control=self._control,
+            guard=self.guard,
+            held=(job.run_id, self._tools.worker_id, job.epoch),
+            key_path=self._tools.settings.secrets_key,
+            masker=self._masker,
+            folder_name=self._name,
+        )
 
     def _run_steps(self, job: RunJob) -> Outcome:
         for step in job.config["steps"]:
@@ -321,7 +346,9 @@ class Execution:
         """A line of the worker's own into the run's log, if that is possible at all."""
         if not self._log:
             return
-        text = clean_text(" ".join(message.split()).encode("utf-8", "replace"))
+        # Masked before its line ends go: a value may hold some.
+        text = " ".join(self._masker.mask(message).split())
+        text = clean_text(text.encode("utf-8", "replace"))
         try:
             self._log.write([LogLine(time.time_ns() // 1000, level, text)])
         except RunError as error:
@@ -359,8 +386,8 @@ class Execution:
         claim = self.claim
         message = outcome.error_message
         if message:
-            if self._log:
-                message = self._log.masker.mask(message)
+            # Masked before it is cut: half a secret would not be recognised.
+            message = self._masker.mask(message)
             message = clean_text(message.encode("utf-8", "replace"))[:MAX_MESSAGE_LENGTH]
         until = max(self.guard.deadline, time.monotonic() + COMPLETION_SECONDS)
         reply: Mapping[str, Any] | Refused = self.guard.insist(

@@ -90,7 +90,7 @@ class RunJob(Job):
         cwd: Path | None = None,
         on_line: Callable[[LogLine], None] | None = None,
     ) -> int:
-        parser = OutputParser(self._step)
+        parser = OutputParser(self._step, self._log.masker)
 
         def take(lines: list[LogLine]) -> None:
             self._log.write(lines)
@@ -106,7 +106,8 @@ class RunJob(Job):
             timeout=timeout,
             cwd=cwd,
             on_chunk=lambda chunk: take(parser.feed(*chunk)),
-            on_end=lambda: take(parser.flush()),
+            on_idle=lambda: take(parser.idle(time.time_ns() // 1000)),
+            on_end=lambda: take(parser.flush(time.time_ns() // 1000)),
         )
         return status.shell_code
 
@@ -134,7 +135,8 @@ class RunJob(Job):
         if self._step:
             metadata.setdefault("step", self._step)
         metadata = clean_json(metadata)
-        data = message.encode("utf-8", "replace")
+        # Masked before it is cut into lines and pieces, which may cut a value.
+        data = self._log.masker.mask(message).encode("utf-8", "replace")
         splitter = LineSplitter()
         now = time.time_ns() // 1000
         pieces = [*splitter.feed(data, now), *splitter.flush()]
@@ -188,6 +190,7 @@ class RunJob(Job):
         timeout: float | None,
         cwd: Path | None,
         on_chunk: Callable[[Any], None],
+        on_idle: Callable[[], None] = lambda: None,
         on_end: Callable[[], None] = lambda: None,
     ) -> ProcessStatus:
         """Start, follow, clear away one process; raises ``RunError`` unless it ended by itself."""
@@ -210,7 +213,7 @@ class RunJob(Job):
             raise RunError("setup_error", str(error)) from error
         try:
             self._guard.watch(lambda deadline: self._executor.renew(handle, deadline))
-            status = self._follow(handle, on_chunk)
+            status = self._follow(handle, on_chunk, on_idle)
             on_end()
         finally:
             self._guard.watch(None)
@@ -219,7 +222,9 @@ class RunJob(Job):
         self._raise_unless_ended(status, label, step_timeout)
         return status
 
-    def _follow(self, handle: Handle, on_chunk: Callable[[Any], None]) -> ProcessStatus:
+    def _follow(
+        self, handle: Handle, on_chunk: Callable[[Any], None], on_idle: Callable[[], None]
+    ) -> ProcessStatus:
         offset, pause, grace_asked = 0, MIN_PAUSE, float("inf")
         while True:
             status = self._executor.poll(handle)
@@ -234,6 +239,8 @@ class RunJob(Job):
                 continue
             if status:
                 return status
+            if pause >= MAX_PAUSE:
+                on_idle()
             self._guard.wait(pause)
             pause = min(MAX_PAUSE, pause * 1.3)
 

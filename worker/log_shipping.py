@@ -17,11 +17,12 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from .control.base import ControlPlane, ControlPlaneUnavailable, Refused
+from .control.base import ControlPlane, ControlPlaneUnavailable, JsonRows, Refused
 from .errors import RunError
-from .logs import LogLine, Masker
+from .logs import LogLine, strip_ansi, to_json_lines
+from .masking import Masker
 
 _logger = logging.getLogger(__name__)
 
@@ -29,13 +30,24 @@ MAX_BATCH_LINES = 1000
 MAX_BATCH_BYTES = 256 * 1024
 #: Seconds a line may wait for company.
 BATCH_SECONDS = 0.25
-#: A spool that is larger than this is emptied as soon as everything in it has arrived.
+#: So much of the spool is kept after it has arrived, in case that the control plane wants it again.
 SPOOL_KEEP_BYTES = 8 * 1024 * 1024
 #: What is kept in memory when the disk is full, in bytes.
 MEMORY_BYTES = 4 * 1024 * 1024
 MAX_PAUSE = 5.0
 
+#: The artifact is for keeping, but the run's own processes want the processor, too.
+COMPRESSION_LEVEL = 4
+
 DISK_FULL = "The worker's disk is full: the log of the run could not be written."
+
+
+class LogLimits(NamedTuple):
+    """``log_bytes``: of a run's output that are kept at all; ``spool_bytes``: of rows that may wait
+    for the control plane."""
+
+    log_bytes: int = 512 << 20
+    spool_bytes: int = 256 << 20
 
 
 class AppendFile:
@@ -80,11 +92,13 @@ class AppendFile:
             return bytes(self._waiting[start : start + length])
         return os.pread(self._descriptor, min(length, self._size - offset), offset)
 
-    def reset(self) -> None:
-        """Empty the file."""
-        self._waiting.clear()
-        os.ftruncate(self._descriptor, 0)
-        self._size = 0
+    def drop(self, length: int) -> None:
+        """Remove the first ``length`` bytes, which must have been written."""
+        kept = 0
+        while data := os.pread(self._descriptor, 1 << 20, length + kept):
+            kept += os.pwrite(self._descriptor, data, kept)
+        os.ftruncate(self._descriptor, kept)
+        self._size = kept
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -96,19 +110,29 @@ class RunLog:
     """The log of one run: ``write`` lines, ``flush`` at the end, ``finish`` the complete log."""
 
     def __init__(
-        self, control: ControlPlane, run_id: int, epoch: int, directory: Path, next_seq: int
+        self,
+        control: ControlPlane,
+        run_id: int,
+        epoch: int,
+        directory: Path,
+        next_seq: int,
+        masker: Masker | None = None,
+        limits: LogLimits | None = None,
     ) -> None:
         self._control = control
         self._run_id = run_id
         self._epoch = epoch
-        self.masker = Masker()
+        self.masker = masker or Masker()
         #: The reply that ended the sending for good (stale epoch and the like), or None.
         self.refused: Refused | None = None
         self.path = directory / "run.log.gz"
         self._complete = AppendFile(self.path)
-        self._compressor = zlib.compressobj(6, zlib.DEFLATED, 31)
+        self._compressor = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 31)
         self._spool = AppendFile(directory / "log.spool")
         self._disk_full_said = False
+        self._limits = limits or LogLimits()
+        self._limit_left = self._limits.log_bytes
+        self._left_out = 0
         self._condition = threading.Condition()
         self._written_seq = next_seq - 1
         self._acknowledged_seq = next_seq - 1
@@ -130,26 +154,71 @@ class RunLog:
 
         Raises ``RunError('disk_full')`` once, at the first line the disk does not take.
         """
+        lines = self._mask(self._limited(lines))
         if not lines:
             return
-        masked = [self._masked(line) for line in lines]
-        text = "".join(line.to_text() for line in masked).encode()
-        rows = "".join(json.dumps(line.to_row()) + "\n" for line in masked).encode()
+        text = "".join([line.to_text() for line in lines]).encode()
+        rows = to_json_lines(lines)
         with self._condition:
-            room = self._spool.size + len(rows)
             fits = self._complete.append(self._compressor.compress(text))
-            fits = self._spool.append(rows) and fits
-            if self._spool.size == room:
-                self._written_seq += len(masked)
+            fits = self._spool_rows(rows) and fits
             self._condition.notify_all()
             if not fits and not self._disk_full_said:
                 self._disk_full_said = True
                 raise RunError("disk_full", DISK_FULL)
 
+    def _limited(self, lines: Sequence[LogLine]) -> Sequence[LogLine]:
+        """The lines as far as the limit of the whole log allows. What the worker itself says, which
+        has no stream, always gets through."""
+        if self._limit_left < 0:
+            return [line for line in lines if "stream" not in line.metadata]
+        self._limit_left -= sum([len(line.text) + 1 for line in lines])
+        if self._limit_left >= 0:
+            return lines
+        message = (
+            f"The log is cut here: the worker keeps {self._limits.log_bytes >> 20} MiB of a run's"
+            " output (--log-limit-mb). The run goes on."
+        )
+        return [*lines, LogLine(time.time_ns() // 1000, "warn", message, {"marker": "limit"})]
+
+    def _spool_rows(self, rows: Sequence[bytes]) -> bool:
+        """Put rows (lock held) where the sending thread finds them; false when the disk is full.
+
+        When more wait than the spool may hold, rows are left out until half of them have been sent,
+        and a marker takes their place.
+        """
+        waiting = self._spool.size - self._offset
+        allowed = self._limits.spool_bytes // (2 if self._left_out else 1)
+        if waiting > allowed:
+            self._left_out += len(rows)
+            return True
+        if self._left_out:
+            rows = [self._left_out_row(), *rows]
+        data = b"".join(rows)
+        room = self._spool.size + len(data)
+        fits = self._spool.append(data)
+        if self._spool.size == room:
+            self._written_seq += len(rows)
+            self._left_out = 0
+        return fits
+
+    def _left_out_row(self) -> bytes:
+        count = self._left_out
+        message = (
+            f"{count} lines are left out here: the control plane was away or slow, and no more may"
+            " wait on the worker's disk (--spool-limit-mb). The complete log run.log.gz has them."
+        )
+        metadata = {"marker": "left_out", "lines": count}
+        return to_json_lines([LogLine(time.time_ns() // 1000, "warn", message, metadata)])[0]
+
     def flush(self, give_up: Callable[[], bool]) -> bool:
         """Wait until all lines have arrived; false when impossible or ``give_up()`` said so."""
         with self._condition:
             self._hurry = True
+            if self._left_out:
+                row, self._left_out = self._left_out_row(), 0
+                if self._spool.append(row):
+                    self._written_seq += 1
             self._condition.notify_all()
             while self._acknowledged_seq < self._written_seq:
                 if self.refused or give_up():
@@ -176,11 +245,19 @@ class RunLog:
         self._complete.close()
         self._spool.close()
 
-    def _masked(self, line: LogLine) -> LogLine:
-        text = self.masker.mask(line.text)
-        if text is line.text or text == line.text:
-            return line
-        return LogLine(line.timestamp, line.level, text, line.metadata)
+    def _mask(self, lines: Sequence[LogLine]) -> Sequence[LogLine]:
+        """The lines without secrets: those of the worker itself, whose text comes here first, and
+        those in which colour codes stood between the characters of a secret."""
+        if not self.masker.may_hold("\n".join(line.message for line in lines)):
+            return lines
+        masked = []
+        for line in lines:
+            text = self.masker.mask(line.text)
+            message = strip_ansi(text)
+            if self.masker.mask(message) != message:
+                text = self.masker.mask(message)
+            masked.append(line._replace(text=text))
+        return masked
 
     def _send_loop(self) -> None:
         pause = 0.0
@@ -230,7 +307,7 @@ class RunLog:
                 self._condition.wait()
         return False
 
-    def _read_batch(self) -> tuple[list[dict[str, Any]], int]:
+    def _read_batch(self) -> tuple[JsonRows, int]:
         """The next rows of the spool and how many bytes they take."""
         data = self._spool.read(self._offset, MAX_BATCH_BYTES)
         while b"\n" not in data:
@@ -239,7 +316,7 @@ class RunLog:
         mark = (self._acknowledged_seq + 1, self._offset)
         if self._marks[-1:] != [mark]:
             self._marks.append(mark)
-        return [json.loads(line) for line in lines], sum(map(len, lines))
+        return JsonRows(lines), sum(map(len, lines))
 
     def _acknowledge(self, next_seq: int, first_seq: int, count: int, length: int) -> None:
         self._batch_lines = MAX_BATCH_LINES
@@ -248,8 +325,10 @@ class RunLog:
             self._offset += length
         else:
             self._rewind(next_seq)
-        if self._acknowledged_seq == self._written_seq and self._spool.size > SPOOL_KEEP_BYTES:
-            self._spool.reset()
+        # What has arrived goes as soon as it outweighs what waits: the file stays in proportion to
+        # what waits, and no byte is moved more than once on the average.
+        if self._offset > max(SPOOL_KEEP_BYTES, self._spool.size - self._offset):
+            self._spool.drop(self._offset)
             self._offset = 0
             self._marks.clear()
 

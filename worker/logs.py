@@ -8,12 +8,15 @@ for a sequence number it has not got, sending goes on from there.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
+import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
+
+from .masking import Masker
 
 #: Longer lines are cut into pieces; all but the first are marked ``continued``.
 MAX_LINE_BYTES = 16384
@@ -24,6 +27,8 @@ _ANSI = re.compile("\x1b(?:\\[[0-?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)
 _ODOO_HEADER = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ (?P<level>[A-Z]+) \S+ (?P<logger>[^\s:]+): "
 )
+#: A line that begins otherwise has no such header: a digit, or a colour code before it.
+_HEADER_BEGINS = tuple("0123456789\x1b")
 _ODOO_LEVELS = {
     "DEBUG": "debug",
     "INFO": "info",
@@ -34,20 +39,19 @@ _ODOO_LEVELS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line of the run's log.
 
     ``timestamp`` is microseconds since the epoch, ``level`` debug, info, warn or error. ``text`` is
     the line as it was printed, colour codes and all, without NUL and line end; ``message`` is the
     same without colour codes. ``metadata`` has step, stream (stdout or stderr), logger, continued,
-    as far as they are known.
+    as far as they are known; lines share it, so it is never changed.
     """
 
     timestamp: int
     level: str
     text: str
-    metadata: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = {}
 
     @property
     def message(self) -> str:
@@ -55,21 +59,46 @@ class LogLine:
 
     def to_row(self) -> dict[str, Any]:
         """The line as ``append_run_logs`` takes it."""
-        return {
+        row = {
             "timestamp": iso_timestamp(self.timestamp),
             "level": self.level,
             "message": self.message,
             "metadata": self.metadata,
         }
+        if row["message"] != self.text:
+            row["metadata"] = {**self.metadata, "ansi": self.text}
+        return row
 
     def to_text(self) -> str:
         """The line in the complete log: time, level, stream, step and text, separated by tabs.
 
-        Line n of that file is the line with sequence number n in the control plane.
+        Line n of that file is the line with sequence number n in the control plane, as long as no
+        marker before it says that lines were left out there.
         """
-        stream = self.metadata.get("stream", "-") + ("+" if self.metadata.get("continued") else "")
-        step = str(self.metadata.get("step", "-")).replace("\t", " ")
+        metadata = self.metadata
+        stream = metadata.get("stream", "-") + ("+" if metadata.get("continued") else "")
+        step = str(metadata.get("step", "-")).replace("\t", " ")
         return f"{iso_timestamp(self.timestamp)}\t{self.level}\t{stream}\t{step}\t{self.text}\n"
+
+
+def to_json_lines(lines: Iterable[LogLine]) -> list[bytes]:
+    """The rows of the lines, each as one line of JSON. Written out by hand, because there are tens
+    of thousands a second of them and most share their metadata."""
+    quoted = json.encoder.encode_basestring_ascii
+    known: dict[int, str] = {}
+    rows = []
+    for line in lines:
+        if "\x1b" in line.text:
+            rows.append(json.dumps(line.to_row()).encode() + b"\n")
+            continue
+        metadata = known.get(id(line.metadata))
+        if metadata is None:
+            metadata = known[id(line.metadata)] = json.dumps(line.metadata)
+        rows.append(
+            f'{{"timestamp": "{iso_timestamp(line.timestamp)}", "level": "{line.level}",'
+            f' "message": {quoted(line.text)}, "metadata": {metadata}}}\n'.encode()
+        )
+    return rows
 
 
 def strip_ansi(text: str) -> str:
@@ -98,8 +127,12 @@ def clean_json(value: Any) -> Any:
     return clean_text(str(value).encode("utf-8", "replace"))
 
 
+@functools.lru_cache(maxsize=1024)
 def iso_timestamp(microseconds: int) -> str:
-    """UTC time with six digits of seconds' fraction, as in 2026-11-23T10:00:00.123456Z."""
+    """UTC time with six digits of seconds' fraction, as in 2026-11-23T10:00:00.123456Z.
+
+    All lines of one chunk have the same.
+    """
     seconds, fraction = divmod(microseconds, 1_000_000)
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{fraction:06d}Z"
@@ -115,10 +148,19 @@ class LineSplitter:
 
     def feed(self, data: bytes, timestamp: int) -> Iterator[tuple[int, str, bool]]:
         """Yield (timestamp of the piece's first byte, text, continued) for all that is complete."""
-        start = 0
+        start, last = 0, data.rfind(b"\n")
         while start < len(data):
             if not self._rest:
                 self._timestamp = timestamp
+                # Most output comes in whole lines of reasonable length: decoded in one go.
+                if start < last and not self._continued:
+                    block = data[start:last]
+                    if max(map(len, block.split(b"\n"))) < MAX_LINE_BYTES:
+                        for text in clean_text(block).split("\n"):
+                            yield timestamp, text[:-1] if text.endswith("\r") else text, False
+                        start = last + 1
+                        continue
+                    last = 0
             room = MAX_LINE_BYTES - len(self._rest)
             end = data.find(b"\n", start, start + room)
             if end >= 0:
@@ -164,60 +206,55 @@ class OutputParser:
     stream without a header of their own, which are mostly tracebacks. Everything else is info.
     """
 
-    def __init__(self, step: str | None) -> None:
+    def __init__(self, step: str | None, masker: Masker | None = None) -> None:
         self._step = step
+        # Masked before it is cut into lines: a value may hold line ends, a long line is cut.
+        masker = masker or Masker()
+        self._masked = {"stdout": masker.stream(), "stderr": masker.stream()}
         self._splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self._inherited: dict[str, tuple[str, str | None]] = {}
+        self._metadata: dict[tuple[str, str | None, bool], dict[str, Any]] = {}
 
     def feed(self, stream: str, timestamp: int, data: bytes) -> list[LogLine]:
         """Lines completed by this chunk."""
-        pieces = self._splitters[stream].feed(data, timestamp)
+        pieces = self._splitters[stream].feed(self._masked[stream].feed(data), timestamp)
         return [self._line(stream, *piece) for piece in pieces]
 
-    def flush(self) -> list[LogLine]:
+    def idle(self, timestamp: int) -> list[LogLine]:
+        """Lines that were only held back in case that a secret begins at their end."""
+        return [
+            self._line(stream, *piece)
+            for stream, splitter in self._splitters.items()
+            for piece in splitter.feed(self._masked[stream].idle(), timestamp)
+        ]
+
+    def flush(self, timestamp: int = 0) -> list[LogLine]:
         """Lines that never got their line end."""
         return [
             self._line(stream, *piece)
             for stream, splitter in self._splitters.items()
-            for piece in splitter.flush()
+            for pieces in (
+                splitter.feed(self._masked[stream].flush(), timestamp),
+                splitter.flush(),
+            )
+            for piece in pieces
         ]
 
     def _line(self, stream: str, timestamp: int, text: str, continued: bool) -> LogLine:
-        header = None if continued else _ODOO_HEADER.match(strip_ansi(text[:1000]))
-        if header:
-            level = _ODOO_LEVELS.get(header["level"], "info")
-            self._inherited[stream] = (level, header["logger"])
+        if not continued and text[:1] in _HEADER_BEGINS:
+            header = _ODOO_HEADER.match(strip_ansi(text[:1000]))
+            if header:
+                level = _ODOO_LEVELS.get(header["level"], "info")
+                self._inherited[stream] = (level, header["logger"])
         level, logger = self._inherited.get(stream, ("info", None))
-        metadata: dict[str, Any] = {"stream": stream}
-        if self._step:
-            metadata["step"] = self._step
-        if logger:
-            metadata["logger"] = logger
-        if continued:
-            metadata["continued"] = True
+        key = (stream, logger, continued)
+        metadata = self._metadata.get(key)
+        if metadata is None:
+            facts = {
+                "stream": stream,
+                "step": self._step,
+                "logger": logger,
+                "continued": continued,
+            }
+            metadata = self._metadata[key] = {name: fact for name, fact in facts.items() if fact}
         return LogLine(timestamp, level, text, metadata)
-
-
-class Masker:
-    """Replaces secret values by asterisks.
-
-    Values under six characters are left alone: they would hit innocent text.
-    """
-
-    MIN_LENGTH = 6
-
-    def __init__(self) -> None:
-        self._pattern: re.Pattern[str] | None = None
-        self._values: set[str] = set()
-
-    def add(self, value: str) -> None:
-        """Hide ``value`` from now on; of a value with several lines each line is hidden."""
-        parts = [part.strip() for part in value.splitlines()]
-        self._values.update(part for part in parts if len(part) >= self.MIN_LENGTH)
-        if self._values:
-            longest_first = sorted(self._values, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
-
-    def mask(self, text: str) -> str:
-        """Return ``text`` with every secret value replaced by ``***``."""
-        return self._pattern.sub("***", text) if self._pattern else text

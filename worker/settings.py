@@ -70,6 +70,14 @@ def _url(text: str) -> str:
     return text
 
 
+def _file(text: str) -> Path:
+    # It is read for each run, so that a rotation needs no restart; Odoo makes it with the first
+    # secret, so it need not exist yet.
+    if not text or "\0" in text:
+        raise SettingsError("must be the path of a file")
+    return Path(text).expanduser().absolute()
+
+
 def _folder(text: str) -> Path:
     path = _path(text)
     if not path.is_dir():
@@ -125,6 +133,8 @@ class Settings:
     runs_dsn: str = _setting("", str, "libpq connection string of the server for run databases")
     #: The file store of artifacts; all workers and Odoo must see the same files.
     artifacts: Path = _setting(HOME / "artifacts", _path, "folder of the artifact store")
+    #: What opens the secrets of projects; without it a run that needs some fails and says so.
+    secrets_key: Path | None = _setting(None, _file, "file with the keys of the secrets")
     #: Private folders of runs, removed at their end. Needs room for checkouts and filestores.
     work_dir: Path = _setting(HOME / "work", _path, "folder for the work directories of runs")
     #: How many runs at the same time.
@@ -160,6 +170,13 @@ class Settings:
     #: How long a stopping worker waits for its runs.
     drain_seconds: float = _setting(
         3600.0, _number(0, 86400), "how long to wait for runs at the end"
+    )
+    #: Of the output of one run; what comes after it is cut, with a line that says so.
+    log_limit_mb: int = _setting(512, _number(1, 100_000, int), "MiB of output kept of a run")
+    #: Of log lines of one run that wait for the control plane; more are left out, with a line that
+    #: says so. The complete log has them.
+    spool_limit_mb: int = _setting(
+        256, _number(1, 100_000, int), "MiB of log lines of a run that may wait on disk"
     )
     #: Of the worker's own log, on stderr.
     log_level: str = _setting("info", _choice(*LOG_LEVELS), "level of the worker's own log")

@@ -23,11 +23,13 @@ TYPES_WITH_RECIPE = ("build", "test")
 
 DEFAULT_TIMEOUT = 3600
 MAX_TIMEOUT = 86400
+SECRET_NAME_LENGTH = 100
 
 # Python's $ also matches before a final line end; the look-ahead closes that gap and means nothing
 # in other dialects.
 _END = "$(?!\\n)"
 _ENV_NAME = "^[A-Z_][A-Z0-9_]*" + _END
+_SECRET_NAME = "^[A-Z][A-Z0-9_]*" + _END
 _EXPIRE_IN = "^([1-9][0-9]{0,4}) (hour|day|week|month|year)s?" + _END
 _EXPIRE_SECONDS = {
     "hour": 3600,
@@ -48,6 +50,10 @@ def _text(pattern: str, reason: str, max_length: int, min_length: int = 1) -> di
     }
 
 
+SECRET_FORMS = ("env", "file")
+_SECRET_TEXT = _text(
+    _SECRET_NAME, "is not a name of a secret (capital letters, digits and _)", SECRET_NAME_LENGTH
+)
 _TIMEOUT = {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT, "description": "Seconds."}
 
 CONFIG_SCHEMA: dict[str, Any] = {
@@ -113,12 +119,23 @@ CONFIG_SCHEMA: dict[str, Any] = {
         },
         "secrets": {
             "type": "array",
-            "description": "Names of the project's secrets the steps get as environment variables.",
+            "description": "The project's secrets that the steps get: a name, or name and as.",
             "uniqueItems": True,
             "maxItems": 100,
-            "items": _text(
-                _ENV_NAME, "is not a name of a secret (capital letters, digits and _)", 200
-            ),
+            "items": _SECRET_TEXT
+            | {
+                "type": ["string", "object"],
+                "additionalProperties": False,
+                "required": ["name"],
+                "properties": {
+                    "name": _SECRET_TEXT,
+                    "as": {
+                        "enum": list(SECRET_FORMS),
+                        "description": "env: the variable of that name holds the value;"
+                        " file: it holds the path of a file with the value.",
+                    },
+                },
+            },
         },
         "database": {
             "type": "boolean",
@@ -220,12 +237,26 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
     full["retry"] = {"max": int(retry.get("max", 0)), "on": list(retry.get("on", ["worker_lost"]))}
     for key in ("tool", "concurrency_group"):
         full.setdefault(key, None)
-    for key in ("labels", "secrets", "steps", "artifacts"):
+    for key in ("labels", "steps", "artifacts"):
         full[key] = list(full.get(key) or [])
+    full["secrets"] = [
+        {"as": "env", **(item if isinstance(item, Mapping) else {"name": item})}
+        for item in full.get("secrets") or []
+    ]
     full["env"] = dict(full.get("env") or {})
     full["database"] = bool(full.get("database", False))
     full["modules"] = list(full.get("modules") or []) or _names(full["env"].get("MODULES", ""))
     return full
+
+
+def secret_names(config: Mapping[str, Any]) -> list[str]:
+    """Names of the secrets a config asks for, in its order; what is no name is left out."""
+    items = config.get("secrets")
+    names = [
+        item.get("name") if isinstance(item, Mapping) else item
+        for item in (items if isinstance(items, list) else [])
+    ]
+    return [name for name in names if isinstance(name, str)]
 
 
 def expire_seconds(expire_in: str) -> int:
@@ -254,7 +285,15 @@ def _cross_problems(workflow_type: str, config: Mapping[str, Any]) -> Iterator[C
             "steps", f"is missing: a workflow of type {workflow_type} has no built-in steps"
         )
     env = config.get("env")
-    secrets = config.get("secrets")
+    secrets = secret_names(config)
+    for index, name in enumerate(secrets):
+        if name.startswith("ODOOOPS_"):
+            yield ConfigProblem(
+                f"secrets[{index}]",
+                "is reserved: names beginning with ODOOOPS_ are set by the worker",
+            )
+        if name in secrets[:index]:
+            yield ConfigProblem(f"secrets[{index}]", f"names {name} a second time")
     if isinstance(env, Mapping):
         for name in env:
             if isinstance(name, str) and name.startswith("ODOOOPS_"):
@@ -262,7 +301,7 @@ def _cross_problems(workflow_type: str, config: Mapping[str, Any]) -> Iterator[C
                     f"env.{name}",
                     "is reserved: names beginning with ODOOOPS_ are set by the worker",
                 )
-            if isinstance(secrets, list) and name in secrets:
+            if name in secrets:
                 yield ConfigProblem(f"env.{name}", "is also named in secrets")
         if "MODULES" in env and config.get("modules"):
             yield ConfigProblem("modules", "is given twice: here and as MODULES in env")
@@ -310,7 +349,8 @@ def _problems_of(error: jsonschema.ValidationError) -> Iterator[ConfigProblem]:
 
 def _reason(kind: str, limit: Any, schema: Mapping[str, Any], value: Any) -> str:
     if kind == "type":
-        return f"must be {_TYPE_NAMES[limit]}"
+        kinds = [limit] if isinstance(limit, str) else limit
+        return f"must be {' or '.join(_TYPE_NAMES[kind] for kind in kinds)}"
     if kind in ("minimum", "maximum"):
         return f"must be between {schema['minimum']} and {schema['maximum']}"
     if kind == "pattern":

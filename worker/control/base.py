@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import json
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -100,6 +101,26 @@ class Artifact:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+class JsonRows(Sequence):
+    """Rows that are JSON already, as they lie in the spool: a sequence of their dicts for those who
+    look at them, one text for those who pass them on."""
+
+    def __init__(self, rows: Sequence[bytes]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return JsonRows(self._rows[index])
+        return json.loads(self._rows[index])
+
+    def to_json(self) -> str:
+        """All rows as one JSON list."""
+        return "[" + ",".join(row.decode() for row in self._rows) + "]"
+
+
 class ControlPlane(abc.ABC):
     """All methods may be called from any thread and raise ``ControlPlaneUnavailable``."""
 
@@ -148,6 +169,14 @@ class ControlPlane(abc.ABC):
         self, run_id: int, epoch: int, first_seq: int, lines: Sequence[Mapping[str, Any]]
     ) -> Mapping[str, Any] | Refused:
         """Store log lines; returns ``next_seq``. Repeating a batch changes nothing."""
+
+    @abc.abstractmethod
+    def run_secrets(self, run_id: int, worker_id: str, epoch: int) -> Mapping[str, Any] | Refused:
+        """The sealed secrets that the run's snapshot names, for its holder only.
+
+        ``secrets``: list of name, environment, key_id, sealed (base64); ``missing`` and
+        ``withheld``: names; ``project_id`` and ``environment`` of the run.
+        """
 
     @abc.abstractmethod
     def add_run_event(

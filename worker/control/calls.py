@@ -16,6 +16,7 @@ from .base import (
     ControlPlane,
     ControlPlaneError,
     HeartbeatRun,
+    JsonRows,
     Lease,
     Refused,
     Started,
@@ -104,9 +105,13 @@ class KernelCalls(ControlPlane):
         ]
 
     def append_run_logs(self, run_id, epoch, first_seq, lines):
+        rows = lines if isinstance(lines, JsonRows) else list(lines)
         return self._call(
-            "append_run_logs", run_id=run_id, epoch=epoch, first_seq=first_seq, lines=list(lines)
+            "append_run_logs", run_id=run_id, epoch=epoch, first_seq=first_seq, lines=rows
         )
+
+    def run_secrets(self, run_id, worker_id, epoch):
+        return self._call("run_secrets", run_id=run_id, worker_id=worker_id, epoch=epoch)
 
     def add_run_event(self, run_id, epoch, event_type, message, payload):
         return self._call(

@@ -21,7 +21,7 @@ from typing import Any
 
 import urllib3
 
-from .base import ControlPlaneError, ControlPlaneUnavailable, Refused
+from .base import ControlPlaneError, ControlPlaneUnavailable, JsonRows, Refused
 from .calls import KernelCalls
 
 _logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class RpcControlPlane(KernelCalls):
                     if value is not None or name == "exit_code"
                 },
             },
-            default=datetime.isoformat,
+            default=_plain,
         )
         for pause in (*RETRY_PAUSES, None):
             try:
@@ -235,6 +235,11 @@ def register_host(
 
 def _credentials(reply: Any) -> dict[str, Any]:
     return {name: reply[name] for name in ("token", "expires_at", "valid_days")}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know, as the door takes it."""
+    return list(value) if isinstance(value, JsonRows) else value.isoformat()
 
 
 def _sentence(error: Exception) -> str:

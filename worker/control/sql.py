@@ -21,7 +21,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 from psycopg2.extras import Json
 
-from .base import ControlPlaneError, ControlPlaneUnavailable, Refused
+from .base import ControlPlaneError, ControlPlaneUnavailable, JsonRows, Refused
 from .calls import KernelCalls
 
 _logger = logging.getLogger(__name__)
@@ -206,6 +206,8 @@ class SqlControlPlane(KernelCalls):
 
 def _adapt(name: str, value: Any) -> Any:
     """Lists and dicts travel as jsonb, but for the one text[]."""
+    if isinstance(value, JsonRows):
+        return value.to_json()
     return Json(value) if isinstance(value, (dict, list)) and name != "labels" else value
 
 
