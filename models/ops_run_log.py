@@ -73,7 +73,8 @@ class OpsRunLog(models.Model):
             SQL(
                 'SELECT seq, to_char(timestamp, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') AS timestamp,'
                 " log_level, message, metadata ->> 'step' AS step,"
-                " metadata ->> 'logger' AS logger, metadata ->> 'stream' AS stream"
+                " metadata ->> 'logger' AS logger, metadata ->> 'stream' AS stream,"
+                " metadata ->> 'ansi' AS ansi"
                 " FROM ops_run_log WHERE %s ORDER BY seq LIMIT %s",
                 SQL(" AND ").join(conditions),
                 limit,

@@ -40,8 +40,67 @@ export function splitMatches(message, search) {
     return parts;
 }
 
+/** Colours and weight (SGR), and every other escape sequence, which shows nothing. */
+const ESCAPE =
+    // eslint-disable-next-line no-control-regex
+    /\x1b\[([0-9;]*)m|\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])/g;
+
+/** What the codes of one SGR sequence make of a style. */
+function restyle(style, codes) {
+    let { bold, color } = style;
+    for (const code of codes.split(";").map(Number)) {
+        if (code === 0) {
+            bold = false;
+            color = null;
+        } else if (code === 1 || code === 22) {
+            bold = code === 1;
+        } else if ((code >= 30 && code <= 37) || (code >= 90 && code <= 97)) {
+            // The bright ones look like the others.
+            color = code % 10;
+        } else if (code === 39) {
+            color = null;
+        } else if (code === 38 || code === 48) {
+            // The numbers that follow name a colour of a larger palette.
+            break;
+        }
+    }
+    return { bold, color };
+}
+
 /**
- * @param {Object} line seq, timestamp (UTC, microseconds), log_level, message, step, logger
+ * Cut a line with colour codes into pieces of one style each.
+ *
+ * @param {string} text
+ * @param {number} skip so many visible characters are left out at the beginning
+ * @returns {{text: string, hit: boolean, style: string}[]} `style` holds class names
+ */
+export function splitColors(text, skip) {
+    const parts = [];
+    let style = { bold: false, color: null };
+    let from = 0;
+    const add = (piece) => {
+        const shown = piece.slice(skip);
+        skip -= Math.min(skip, piece.length);
+        if (shown) {
+            const bold = style.bold ? "fw-bold" : "";
+            const color = style.color === null ? "" : `o_ops_ansi_${style.color}`;
+            parts.push({ text: shown, hit: false, style: `${bold} ${color}`.trim() });
+        }
+    };
+    for (const escape of text.matchAll(ESCAPE)) {
+        add(text.slice(from, escape.index));
+        from = escape.index + escape[0].length;
+        if (escape[1] !== undefined) {
+            style = restyle(style, escape[1]);
+        }
+    }
+    add(text.slice(from));
+    return parts;
+}
+
+/**
+ * @param {Object} line seq, timestamp (UTC, microseconds), log_level, message, step, logger,
+ *     ansi (the message with its colour codes, where it has some)
  * @param {string} search
  * @returns {Object} the line with `time` (HH:MM:SS.mmm in the user's zone), `title`, `prefix`
  *     (may be hidden) and `parts`. A search looks into the prefix too; then it is no prefix.
@@ -60,7 +119,10 @@ export function presentLine(line, search) {
         prefix,
         time: DateTime.fromISO(line.timestamp).toFormat("HH:mm:ss.SSS"),
         title: details.join("\n"),
-        parts: splitMatches(message.slice(prefix.length), search),
+        parts:
+            line.ansi && !search
+                ? splitColors(line.ansi, prefix.length)
+                : splitMatches(message.slice(prefix.length), search),
     };
 }
 
