@@ -7,6 +7,7 @@ other queues (…_NODE, …_GRAPHILE, …_PROCRASTINATE). What cannot be install
 
 import contextlib
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -92,7 +93,9 @@ def _run(server, arguments, environment):
             process.wait(timeout=60)
         raise
     finally:
-        process.kill()
+        # The group is its own: what it has forked may be waiting for it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
