@@ -95,12 +95,15 @@ class OpsRun(models.Model):
     _project_run_number_uniq = models.Constraint(
         "UNIQUE (project_id, run_number)", "This run number is taken."
     )
-    _project_idempotency_key_uniq = models.Constraint(
-        "UNIQUE (project_id, idempotency_key)", "This idempotency key is taken."
-    )
     _status_known = models.Constraint(
         "CHECK (status IN ('queued','claimed','running','succeeded','failed','canceled'))",
         "A run has no such status.",
+    )
+    # Every transition makes a new entry in each index, so there are no more of them than are
+    # used. _project_run_number_uniq, read backwards, gives the newest runs of a project.
+    _idempotency_key = models.UniqueIndex(
+        "(project_id, idempotency_key) WHERE idempotency_key IS NOT NULL",
+        "This idempotency key is taken.",
     )
     # The order of claiming within a project.
     _claim = models.Index("(project_id, priority DESC, available_at, id) WHERE status = 'queued'")
@@ -109,7 +112,6 @@ class OpsRun(models.Model):
         " WHERE status = 'queued' AND concurrency_group IS NOT NULL"
     )
     _active = models.Index("(project_id) WHERE status IN ('claimed', 'running')")
-    _project = models.Index("(project_id, run_number DESC)")
 
     @api.depends("project_id", "run_number")
     def _compute_display_name(self):

@@ -74,28 +74,45 @@ RETURN encode(sha256(convert_to(concat_ws(E'\n',
     coalesce(p_message, '')
 ), 'UTF8')), 'hex');
 
--- Append one event to a run that the caller has locked, and move the head of its chain.
-CREATE FUNCTION record_event(
-    p_run_id integer, p_event_type text, p_message text, p_payload jsonb DEFAULT '{}'
-) RETURNS integer
-LANGUAGE plpgsql SET search_path FROM CURRENT
+-- The one place where events are written. The caller has locked the run, and moves the head of
+-- its chain to the hash that comes back.
+CREATE FUNCTION append_event(
+    p_run_id integer, p_queued_at timestamp, p_seq integer, p_prev_hash text, p_event_type text,
+    p_message text, p_payload jsonb
+) RETURNS text
+LANGUAGE plpgsql
 AS $$
 DECLARE
-    v_seq integer;
-    v_prev text;
-    v_hash text;
-    v_queued_at timestamp;
-    v_time timestamp := utc_now();
+    v_time constant timestamp := utc_now();
+    v_hash constant text := event_hash(
+        p_prev_hash, p_run_id, p_seq, p_event_type, v_time, p_message, p_payload);
 BEGIN
-    SELECT r.event_seq + 1, r.event_hash, r.create_date INTO v_seq, v_prev, v_queued_at
-    FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
-    v_hash := event_hash(v_prev, p_run_id, v_seq, p_event_type, v_time, p_message, p_payload);
-    UPDATE ops_run SET event_seq = v_seq, event_hash = v_hash WHERE id = p_run_id;
     INSERT INTO ops_run_event_row (
         run_id, run_queued_at, seq, event_type, message, payload, "timestamp", prev_hash, hash)
     VALUES (
-        p_run_id, v_queued_at, v_seq, p_event_type, p_message, p_payload, v_time, v_prev, v_hash);
+        p_run_id, p_queued_at, p_seq, p_event_type, p_message, p_payload, v_time, p_prev_hash,
+        v_hash);
     INSERT INTO ops_audit_pending (run_id) VALUES (p_run_id);
+    RETURN v_hash;
+END
+$$;
+
+-- Append one event that is no change of status.
+CREATE FUNCTION record_event(
+    p_run_id integer, p_event_type text, p_message text, p_payload jsonb DEFAULT '{}'
+) RETURNS integer
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_seq integer;
+    v_hash text;
+    v_queued_at timestamp;
+BEGIN
+    SELECT r.event_seq + 1, r.event_hash, r.create_date INTO v_seq, v_hash, v_queued_at
+    FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
+    v_hash := append_event(
+        p_run_id, v_queued_at, v_seq, v_hash, p_event_type, p_message, p_payload);
+    UPDATE ops_run SET event_seq = v_seq, event_hash = v_hash WHERE id = p_run_id;
     RETURN v_seq;
 END
 $$;

@@ -31,19 +31,12 @@ BEGIN
 END
 $$;
 
--- What a run was queued with stays as it was; what has ended does not change.
-CREATE OR REPLACE FUNCTION guard_run_update() RETURNS trigger
+-- What a run was queued with stays as it was. Fires only for an UPDATE that names one of these
+-- columns: no transition does, and to compare snapshots costs more than to make one.
+CREATE OR REPLACE FUNCTION guard_run_origin() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT
 AS $$
-DECLARE
-    c_chain constant text[] := '{event_seq,event_hash,write_date,write_uid}';
-    v_payload jsonb;
-    v_time timestamp;
 BEGIN
-    IF is_terminal(OLD.status) AND to_jsonb(NEW) - c_chain <> to_jsonb(OLD) - c_chain THEN
-        RAISE EXCEPTION 'Run % has ended as % and cannot change', OLD.id, OLD.status
-            USING ERRCODE = 'check_violation';
-    END IF;
     IF (NEW.project_id, NEW.workflow_id, NEW.run_number, NEW.snapshot, NEW.retry_of,
         NEW.create_date)
         IS DISTINCT FROM
@@ -51,6 +44,21 @@ BEGIN
         OLD.create_date)
     THEN
         RAISE EXCEPTION 'Run %: what it was queued with cannot change', OLD.id
+            USING ERRCODE = 'check_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+-- What has ended does not change; any other change of status is a transition with its event.
+CREATE OR REPLACE FUNCTION guard_run_update() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT
+AS $$
+DECLARE
+    c_chain constant text[] := '{event_seq,event_hash,write_date,write_uid}';
+BEGIN
+    IF is_terminal(OLD.status) AND to_jsonb(NEW) - c_chain <> to_jsonb(OLD) - c_chain THEN
+        RAISE EXCEPTION 'Run % has ended as % and cannot change', OLD.id, OLD.status
             USING ERRCODE = 'check_violation';
     END IF;
     IF NEW.status = OLD.status THEN
@@ -61,27 +69,19 @@ BEGIN
             USING ERRCODE = 'check_violation';
     END IF;
 
-    v_time := utc_now();
-    v_payload := jsonb_strip_nulls(jsonb_build_object(
-        'from', OLD.status,
-        'to', NEW.status,
-        'worker_id', coalesce(NEW.claimed_by, OLD.claimed_by),
-        'epoch', NEW.epoch,
-        'exit_code', NEW.exit_code,
-        'error_code', NEW.error_code,
-        'error_message', NEW.error_message,
-        'user_id', CASE WHEN NEW.status = 'canceled' THEN NEW.canceled_by END,
-        'reason', CASE WHEN NEW.status = 'canceled' THEN NEW.cancel_reason END
-    ));
     NEW.event_seq := OLD.event_seq + 1;
-    NEW.event_hash := event_hash(
-        OLD.event_hash, NEW.id, NEW.event_seq, 'state_change', v_time, NEW.status, v_payload);
-    INSERT INTO ops_run_event_row (
-        run_id, run_queued_at, seq, event_type, message, payload, "timestamp", prev_hash, hash)
-    VALUES (
-        NEW.id, NEW.create_date, NEW.event_seq, 'state_change', NEW.status, v_payload, v_time,
-        OLD.event_hash, NEW.event_hash);
-    INSERT INTO ops_audit_pending (run_id) VALUES (NEW.id);
+    NEW.event_hash := append_event(
+        NEW.id, NEW.create_date, NEW.event_seq, OLD.event_hash, 'state_change', NEW.status,
+        jsonb_strip_nulls(jsonb_build_object(
+            'from', OLD.status,
+            'to', NEW.status,
+            'worker_id', coalesce(NEW.claimed_by, OLD.claimed_by),
+            'epoch', NEW.epoch,
+            'exit_code', NEW.exit_code,
+            'error_code', NEW.error_code,
+            'error_message', NEW.error_message,
+            'user_id', CASE WHEN NEW.status = 'canceled' THEN NEW.canceled_by END,
+            'reason', CASE WHEN NEW.status = 'canceled' THEN NEW.cancel_reason END)));
     RETURN NEW;
 END
 $$;
@@ -90,6 +90,10 @@ CREATE OR REPLACE TRIGGER ops_run_guard_insert BEFORE INSERT ON ops_run
     FOR EACH ROW EXECUTE FUNCTION guard_run_insert();
 CREATE OR REPLACE TRIGGER ops_run_record_insert AFTER INSERT ON ops_run
     FOR EACH ROW EXECUTE FUNCTION record_run_insert();
+CREATE OR REPLACE TRIGGER ops_run_guard_origin
+    BEFORE UPDATE OF project_id, workflow_id, run_number, snapshot, retry_of, create_date
+    ON ops_run
+    FOR EACH ROW EXECUTE FUNCTION guard_run_origin();
 CREATE OR REPLACE TRIGGER ops_run_guard_update BEFORE UPDATE ON ops_run
     FOR EACH ROW EXECUTE FUNCTION guard_run_update();
 

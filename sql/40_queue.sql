@@ -107,7 +107,7 @@ BEGIN
         p_git_ref, p_git_commit, p_idempotency_key, p_priority, coalesce(p_available_at, v_now),
         p_metadata, p_trigger, p_retry_of, p_attempt, v_user, 0,
         v_now, v_user, v_now, v_user)
-    ON CONFLICT (project_id, idempotency_key) DO NOTHING
+    ON CONFLICT (project_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING * INTO v_run;
     IF FOUND THEN
         NOTIFY odooops_queue;
@@ -143,7 +143,7 @@ CREATE FUNCTION queue_run(
     p_metadata jsonb DEFAULT '{}',
     p_trigger text DEFAULT 'manual'
 ) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
     v_workflow record;
@@ -214,7 +214,7 @@ $$;
 
 -- The same work once more: a new run with the old one's snapshot.
 CREATE FUNCTION retry_run(p_run_id integer) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
     v_refusal constant jsonb := run_permission_problem(p_run_id, 'cancel_run', 'cancel_own_run');
@@ -249,23 +249,28 @@ LANGUAGE sql IMMUTABLE
 RETURN make_interval(secs => least(
     86400, coalesce((p_policy ->> 'backoff')::double precision, 0) * 2 ^ (p_attempt - 1)));
 
--- Restart by itself, for the causes the workflow names and as often as it allows.
-CREATE FUNCTION retry_automatically(p_run ops_run) RETURNS integer
-LANGUAGE plpgsql SET search_path FROM CURRENT
+-- Restart a failed run by itself, for the causes the workflow names and as often as it allows.
+CREATE FUNCTION retry_automatically(p_run_id integer) RETURNS integer
+LANGUAGE plpgsql
 AS $$
 DECLARE
-    v_policy constant jsonb := p_run.snapshot #> '{config,retry}';
+    v_run ops_run;
     v_retry ops_run;
 BEGIN
-    IF p_run.status <> 'failed' OR v_policy IS NULL OR p_run.cancel_requested_at IS NOT NULL
-       OR NOT coalesce(v_policy -> 'on', '["worker_lost"]'::jsonb) ? p_run.error_code
-       OR p_run.attempt > coalesce((v_policy ->> 'max')::integer, 0) THEN
+    SELECT * INTO v_run FROM ops_run r
+    WHERE r.id = p_run_id
+      AND r.status = 'failed'
+      AND r.cancel_requested_at IS NULL
+      AND coalesce(r.snapshot #> '{config,retry,on}', '["worker_lost"]') ? r.error_code
+      AND r.attempt <= coalesce((r.snapshot #>> '{config,retry,max}')::integer, 0);
+    IF NOT FOUND THEN
         RETURN NULL;
     END IF;
     v_retry := insert_run(
-        p_run.workflow_id, p_run.snapshot, p_run.git_ref, p_run.git_commit, NULL,
-        p_run.priority, utc_now() + retry_pause(v_policy, p_run.attempt),
-        p_run.snapshot -> 'metadata', 'retry', p_run.id, p_run.attempt + 1);
+        v_run.workflow_id, v_run.snapshot, v_run.git_ref, v_run.git_commit, NULL,
+        v_run.priority,
+        utc_now() + retry_pause(v_run.snapshot #> '{config,retry}', v_run.attempt),
+        v_run.snapshot -> 'metadata', 'retry', v_run.id, v_run.attempt + 1);
     RETURN v_retry.id;
 END
 $$;

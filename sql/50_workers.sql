@@ -5,12 +5,9 @@
 CREATE FUNCTION worker_timeout_seconds() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 30;
 
 CREATE FUNCTION worker_id_problem(p_worker_id text) RETURNS jsonb
-LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
-AS $$
-    SELECT refuse('invalid_input',
-        'worker_id must have 1 to 64 characters out of A-Z a-z 0-9 . _ : -')
-    WHERE coalesce(p_worker_id !~ '^[A-Za-z0-9._:-]{1,64}$', true)
-$$;
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN coalesce(p_worker_id !~ '^[A-Za-z0-9._:-]{1,64}$', true) THEN refuse(
+    'invalid_input', 'worker_id must have 1 to 64 characters out of A-Z a-z 0-9 . _ : -') END;
 
 CREATE FUNCTION labels_problem(p_labels text[]) RETURNS jsonb
 LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
@@ -124,9 +121,15 @@ LANGUAGE sql VOLATILE
 RETURN greatest(0, least(run_lease_seconds(),
                          floor(extract(epoch FROM p_deadline - utc_now())))::integer);
 
+-- The number as an id, which an index can look up; NULL when no id is that large or broken.
+CREATE FUNCTION as_integer(p_number numeric) RETURNS integer
+LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN p_number BETWEEN 0 AND 2147483647 AND p_number = trunc(p_number)
+            THEN p_number::integer END;
+
 -- One call per process for all its runs. What it does not own any more it must stop at once.
 CREATE FUNCTION heartbeat(p_worker_id text, p_runs jsonb DEFAULT '[]') RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
     v_until constant timestamptz :=
@@ -163,8 +166,8 @@ BEGIN
             FROM ops_run r
         ) r
         WHERE r.id = l.run_id
-          AND l.run_id::numeric = (v_item ->> 'run_id')::numeric
-          AND l.epoch::numeric = (v_item ->> 'epoch')::numeric
+          AND l.run_id = as_integer((v_item ->> 'run_id')::numeric)
+          AND l.epoch = as_integer((v_item ->> 'epoch')::numeric)
           AND l.worker_id = p_worker_id
         RETURNING l.lease_until, l.cancel_requested, r.cancel_reason, r.deadline INTO v_lease;
         v_runs := v_runs || jsonb_strip_nulls(jsonb_build_object(

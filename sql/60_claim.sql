@@ -6,50 +6,49 @@
 
 -- Projects with queued runs, the longest not served first. The recursion hops from project
 -- to project in the claim index; its cost follows the projects, not their backlog.
-CREATE FUNCTION queued_projects() RETURNS TABLE (project_id integer, max_running integer)
-LANGUAGE sql STABLE SET search_path FROM CURRENT
+CREATE FUNCTION queued_projects() RETURNS integer[]
+LANGUAGE sql STABLE
 AS $$
-    WITH RECURSIVE queued (project_id) AS (
-        (SELECT r.project_id FROM ops_run r
-         WHERE r.status = 'queued' ORDER BY r.project_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT r.project_id FROM ops_run r
-                WHERE r.status = 'queued' AND r.project_id > q.project_id
-                ORDER BY r.project_id LIMIT 1)
-        FROM queued q WHERE q.project_id IS NOT NULL
-    )
-    SELECT p.id, p.max_running
-    FROM queued q
-    JOIN ops_project p ON p.id = q.project_id
-    JOIN ops_project_gate g ON g.project_id = p.id
-    WHERE p.active AND NOT coalesce(p.paused, false)
-    ORDER BY g.last_claimed_at, p.id
+    SELECT ARRAY(
+        WITH RECURSIVE queued (project_id) AS (
+            (SELECT r.project_id FROM ops_run r
+             WHERE r.status = 'queued' ORDER BY r.project_id LIMIT 1)
+            UNION ALL
+            SELECT (SELECT r.project_id FROM ops_run r
+                    WHERE r.status = 'queued' AND r.project_id > q.project_id
+                    ORDER BY r.project_id LIMIT 1)
+            FROM queued q WHERE q.project_id IS NOT NULL
+        )
+        SELECT p.id
+        FROM queued q
+        JOIN ops_project p ON p.id = q.project_id
+        JOIN ops_project_gate g ON g.project_id = p.id
+        WHERE p.active AND NOT coalesce(p.paused, false)
+        ORDER BY g.last_claimed_at, p.id)
 $$;
 
-CREATE FUNCTION claim_reply(p_run_id integer) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path FROM CURRENT
+CREATE FUNCTION claim_reply(p_run ops_run, p_lease_until timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE
 AS $$
     SELECT jsonb_build_object(
         'success', true,
-        'run_id', r.id,
-        'project_id', r.project_id,
-        'workflow_id', r.workflow_id,
-        'run_number', r.run_number,
-        'claimed_at', r.claimed_at AT TIME ZONE 'UTC',
-        'epoch', l.epoch,
-        'lease_until', l.lease_until,
+        'run_id', p_run.id,
+        'project_id', p_run.project_id,
+        'workflow_id', p_run.workflow_id,
+        'run_number', p_run.run_number,
+        'claimed_at', p_run.claimed_at AT TIME ZONE 'UTC',
+        'epoch', p_run.epoch,
+        'lease_until', p_lease_until,
         'lease_seconds', claim_lease_seconds(),
-        'snapshot', r.snapshot || jsonb_build_object(
-            'trigger', r.trigger, 'priority', r.priority))
-    FROM ops_run r JOIN ops_run_lease l ON l.run_id = r.id
-    WHERE r.id = p_run_id
+        'snapshot', p_run.snapshot || jsonb_build_object(
+            'trigger', p_run.trigger, 'priority', p_run.priority))
 $$;
 
 -- The one run of a concurrency group that may go next; NULL while one is active. In the order of
 -- the queue, whoever asks: a deployment that waits for a worker with its labels is not overtaken by
 -- the next one. What is scheduled for later has not joined the group's queue yet.
 CREATE FUNCTION group_head(p_project_id integer, p_group text) RETURNS integer
-LANGUAGE sql STABLE SET search_path FROM CURRENT
+LANGUAGE sql STABLE
 AS $$
     SELECT r.id FROM ops_run r
     WHERE r.project_id = p_project_id
@@ -65,29 +64,47 @@ AS $$
     LIMIT 1
 $$;
 
--- The head of one project's queue, whose gate the caller has locked; NULL when there is none.
+-- What a claim token has brought its worker already, or NULL: the reply once more.
+CREATE FUNCTION claimed_before(p_worker_id text, p_claim_token uuid) RETURNS jsonb
+LANGUAGE sql STABLE
+AS $$
+    SELECT CASE WHEN l.worker_id = p_worker_id THEN claim_reply(r, l.lease_until)
+        ELSE refuse('conflict', 'Another worker has claimed a run with this claim token.') END
+    FROM ops_run_lease l JOIN ops_run r ON r.id = l.run_id
+    WHERE l.claim_token = p_claim_token
+$$;
+
+-- The head of one project's queue, whose gate the caller has locked: the reply for its worker,
+-- or NULL when there is none within the project's limit.
 CREATE FUNCTION claim_head(
-    p_project_id integer, p_max_running integer, p_worker_id text, p_labels text[],
-    p_claim_token uuid
-) RETURNS integer
-LANGUAGE plpgsql SET search_path FROM CURRENT
+    p_project_id integer, p_worker_id text, p_labels jsonb, p_claim_token uuid
+) RETURNS jsonb
+LANGUAGE plpgsql
 AS $$
 DECLARE
     v_now constant timestamp := utc_now();
+    v_lease_until constant timestamptz :=
+        clock_timestamp() + make_interval(secs => claim_lease_seconds());
     v_run record;
+    v_reply jsonb;
 BEGIN
-    IF p_max_running <= (SELECT count(*) FROM ops_run r
-                         WHERE r.project_id = p_project_id
-                           AND r.status IN ('claimed', 'running')) THEN
-        RETURN NULL;
-    END IF;
     SELECT r.id, r.epoch + 1 AS epoch, r.create_date INTO v_run
     FROM ops_run r
     WHERE r.project_id = p_project_id
       AND r.status = 'queued'
+      AND (SELECT p.max_running FROM ops_project p WHERE p.id = p_project_id) > (
+            SELECT count(*) FROM ops_run a
+            WHERE a.project_id = p_project_id AND a.status IN ('claimed', 'running'))
       AND r.available_at <= v_now
-      AND (r.labels IS NULL OR r.labels <@ to_jsonb(p_labels))
-      AND (r.concurrency_group IS NULL OR r.id = group_head(p_project_id, r.concurrency_group))
+      AND (r.labels IS NULL OR r.labels <@ p_labels)
+      AND (r.concurrency_group IS NULL OR (
+            -- Asked first, once for all: a long backlog of a busy group costs no search each.
+            r.concurrency_group <> ALL (ARRAY(
+                SELECT a.concurrency_group FROM ops_run a
+                WHERE a.project_id = p_project_id
+                  AND a.status IN ('claimed', 'running')
+                  AND a.concurrency_group IS NOT NULL))
+            AND r.id = group_head(p_project_id, r.concurrency_group)))
     ORDER BY r.priority DESC, r.available_at, r.id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED;
@@ -96,54 +113,66 @@ BEGIN
     END IF;
     INSERT INTO ops_run_lease
         (run_id, epoch, worker_id, claim_token, lease_until, run_queued_at)
-    VALUES (v_run.id, v_run.epoch, p_worker_id, p_claim_token,
-            clock_timestamp() + make_interval(secs => claim_lease_seconds()), v_run.create_date);
-    UPDATE ops_run SET status = 'claimed', epoch = v_run.epoch, claimed_by = p_worker_id,
-                       claimed_at = v_now, write_date = v_now
-    WHERE id = v_run.id;
+    VALUES (v_run.id, v_run.epoch, p_worker_id, p_claim_token, v_lease_until, v_run.create_date)
+    ON CONFLICT (claim_token) DO NOTHING;
+    IF NOT FOUND THEN
+        -- An earlier call with the same token, whose reply was lost, was committed just now.
+        RETURN claimed_before(p_worker_id, p_claim_token);
+    END IF;
+    UPDATE ops_run r SET status = 'claimed', epoch = v_run.epoch, claimed_by = p_worker_id,
+                         claimed_at = v_now, write_date = v_now
+    WHERE r.id = v_run.id
+    RETURNING claim_reply(r, v_lease_until) INTO v_reply;
     UPDATE ops_project_gate SET last_claimed_at = clock_timestamp()
     WHERE project_id = p_project_id;
-    RETURN v_run.id;
+    RETURN v_reply;
 END
 $$;
 
--- One pass over the projects. Gates held by another claim are skipped and reported as busy,
--- or waited for, in the order of their ids so that two waiting passes cannot deadlock.
+-- One pass over the projects. Gates held by another claim are skipped and reported as busy.
 CREATE FUNCTION claim_pass(
-    p_worker_id text, p_labels text[], p_claim_token uuid, p_wait boolean,
-    OUT run_id integer, OUT busy boolean
+    p_projects integer[], p_worker_id text, p_labels jsonb, p_claim_token uuid,
+    OUT reply jsonb, OUT busy boolean
 )
-LANGUAGE plpgsql SET search_path FROM CURRENT SET lock_timeout = '250ms'
+LANGUAGE plpgsql
 AS $$
 DECLARE
-    v_project record;
+    v_project_id integer;
 BEGIN
     busy := false;
-    FOR v_project IN
-        SELECT * FROM queued_projects() q ORDER BY CASE WHEN p_wait THEN q.project_id END
-    LOOP
-        IF p_wait THEN
-            PERFORM FROM ops_project_gate g WHERE g.project_id = v_project.project_id
-            FOR NO KEY UPDATE;
+    FOREACH v_project_id IN ARRAY p_projects LOOP
+        PERFORM FROM ops_project_gate g WHERE g.project_id = v_project_id
+        FOR NO KEY UPDATE SKIP LOCKED;
+        IF FOUND THEN
+            reply := claim_head(v_project_id, p_worker_id, p_labels, p_claim_token);
+            EXIT WHEN reply IS NOT NULL;
         ELSE
-            PERFORM FROM ops_project_gate g WHERE g.project_id = v_project.project_id
-            FOR NO KEY UPDATE SKIP LOCKED;
-        END IF;
-        IF NOT FOUND THEN
             busy := true;
-            CONTINUE;
         END IF;
-        run_id := claim_head(
-            v_project.project_id, v_project.max_running, p_worker_id, p_labels, p_claim_token);
-        EXIT WHEN run_id IS NOT NULL;
     END LOOP;
-EXCEPTION
-    WHEN lock_not_available THEN
-        busy := true;
-    -- An earlier call with the same token, whose reply was lost, was committed just now.
-    WHEN unique_violation THEN
-        run_id := (SELECT l.run_id FROM ops_run_lease l WHERE l.claim_token = p_claim_token);
-        busy := run_id IS NULL;
+END
+$$;
+
+-- The same for a worker that found every gate busy: it waits for them, in the order of their
+-- ids so that two waiting passes cannot deadlock. A handler makes a subtransaction, which the
+-- pass above does without.
+CREATE FUNCTION claim_patiently(
+    p_projects integer[], p_worker_id text, p_labels jsonb, p_claim_token uuid,
+    OUT reply jsonb, OUT busy boolean
+)
+LANGUAGE plpgsql SET lock_timeout = '250ms'
+AS $$
+DECLARE
+    v_project_id integer;
+BEGIN
+    busy := false;
+    FOR v_project_id IN SELECT id FROM unnest(p_projects) id ORDER BY id LOOP
+        PERFORM FROM ops_project_gate g WHERE g.project_id = v_project_id FOR NO KEY UPDATE;
+        reply := claim_head(v_project_id, p_worker_id, p_labels, p_claim_token);
+        EXIT WHEN reply IS NOT NULL;
+    END LOOP;
+EXCEPTION WHEN lock_not_available THEN
+    busy := true;
 END
 $$;
 
@@ -152,41 +181,41 @@ $$;
 CREATE FUNCTION claim_next_run(
     p_worker_id text, p_labels text[] DEFAULT '{}', p_claim_token uuid DEFAULT NULL
 ) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
+    v_refusal constant jsonb := coalesce(
+        worker_problem(), worker_id_problem(p_worker_id),
+        CASE WHEN p_labels <> '{}' THEN labels_problem(p_labels) END);
+    v_labels constant jsonb := to_jsonb(coalesce(p_labels, '{}'));
+    v_projects integer[];
     v_pass record;
-    v_lease ops_run_lease;
+    v_reply jsonb;
 BEGIN
-    IF worker_problem() IS NOT NULL THEN
-        RETURN worker_problem();
-    ELSIF worker_id_problem(p_worker_id) IS NOT NULL THEN
-        RETURN worker_id_problem(p_worker_id);
-    ELSIF labels_problem(p_labels) IS NOT NULL THEN
-        RETURN labels_problem(p_labels);
+    IF v_refusal IS NOT NULL THEN
+        RETURN v_refusal;
     END IF;
-    SELECT l.* INTO v_lease FROM ops_run_lease l WHERE l.claim_token = p_claim_token;
-    IF v_lease.worker_id <> p_worker_id THEN
-        RETURN refuse('conflict', 'Another worker has claimed a run with this claim token.');
-    ELSIF FOUND THEN
-        RETURN claim_reply(v_lease.run_id);
+    IF p_claim_token IS NOT NULL THEN
+        v_reply := claimed_before(p_worker_id, p_claim_token);
+        IF v_reply IS NOT NULL THEN
+            RETURN v_reply;
+        END IF;
     END IF;
     -- A worker that never registered (psql, a script) is listed all the same.
     IF NOT EXISTS (SELECT FROM ops_worker w WHERE w.worker_id = p_worker_id) THEN
         PERFORM register_worker(p_worker_id, NULL, p_labels);
     END IF;
-    SELECT * INTO v_pass FROM claim_pass(p_worker_id, coalesce(p_labels, '{}'), p_claim_token, false);
-    IF v_pass.run_id IS NULL AND v_pass.busy THEN
-        SELECT * INTO v_pass
-        FROM claim_pass(p_worker_id, coalesce(p_labels, '{}'), p_claim_token, true);
+    v_projects := queued_projects();
+    v_pass := claim_pass(v_projects, p_worker_id, v_labels, p_claim_token);
+    IF v_pass.reply IS NULL AND v_pass.busy THEN
+        v_pass := claim_patiently(v_projects, p_worker_id, v_labels, p_claim_token);
     END IF;
-    IF v_pass.run_id IS NOT NULL THEN
-        RETURN claim_reply(v_pass.run_id);
-    ELSIF v_pass.busy THEN
-        RETURN jsonb_build_object('success', true, 'run_id', NULL,
-                                  'message', 'The queue is busy; ask again.');
+    IF v_pass.reply IS NOT NULL THEN
+        RETURN v_pass.reply;
     END IF;
-    RETURN jsonb_build_object('success', true, 'run_id', NULL,
-                              'message', 'No queued runs available');
+    RETURN jsonb_build_object(
+        'success', true, 'run_id', NULL,
+        'message', CASE WHEN v_pass.busy THEN 'The queue is busy; ask again.'
+                        ELSE 'No queued runs available' END);
 END
 $$;

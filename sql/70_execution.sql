@@ -5,12 +5,13 @@
 -- A refusal when the caller does not hold the run, else NULL; the lease stays locked.
 -- Without an epoch the named worker must be the holder; with neither, the run must be held.
 CREATE FUNCTION holder_problem(p_run_id integer, p_worker_id text, p_epoch integer) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql
 AS $$
 DECLARE
-    v_lease ops_run_lease;
+    v_lease record;
 BEGIN
-    SELECT * INTO v_lease FROM ops_run_lease l WHERE l.run_id = p_run_id FOR NO KEY UPDATE;
+    SELECT l.epoch, l.worker_id INTO v_lease
+    FROM ops_run_lease l WHERE l.run_id = p_run_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         IF NOT EXISTS (SELECT FROM ops_run r WHERE r.id = p_run_id) THEN
             RETURN refuse('not_found', missing_run(p_run_id));
@@ -50,17 +51,18 @@ $$;
 CREATE FUNCTION start_workflow_run(
     p_run_id integer, p_worker_id text, p_epoch integer DEFAULT NULL
 ) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
-    v_run ops_run;
-    v_lease ops_run_lease;
+    v_run record;
+    v_lease record;
     v_refusal jsonb;
 BEGIN
     IF worker_problem() IS NOT NULL THEN
         RETURN worker_problem();
     END IF;
-    SELECT * INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
+    SELECT r.status, r.started_at, r.deadline, run_timeout_seconds(r.snapshot) AS timeout
+    INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
     v_refusal := coalesce(worker_id_problem(p_worker_id),
                           holder_problem(p_run_id, p_worker_id, p_epoch));
     IF v_refusal IS NOT NULL THEN
@@ -69,15 +71,18 @@ BEGIN
     IF v_run.status = 'claimed' THEN
         v_run.started_at := utc_now();
         v_run.deadline := v_run.started_at + make_interval(
-            secs => run_timeout_seconds(v_run.snapshot) + deadline_grace_seconds());
+            secs => v_run.timeout + deadline_grace_seconds());
         UPDATE ops_run SET status = 'running', started_at = v_run.started_at,
                            deadline = v_run.deadline, write_date = v_run.started_at
         WHERE id = p_run_id;
-        UPDATE ops_run_lease
+        UPDATE ops_run_lease l
         SET lease_until = clock_timestamp() + make_interval(secs => run_lease_seconds())
-        WHERE run_id = p_run_id;
+        WHERE l.run_id = p_run_id
+        RETURNING l.lease_until, l.next_log_seq INTO v_lease;
+    ELSE
+        SELECT l.lease_until, l.next_log_seq INTO v_lease
+        FROM ops_run_lease l WHERE l.run_id = p_run_id;
     END IF;
-    SELECT * INTO v_lease FROM ops_run_lease l WHERE l.run_id = p_run_id;
     RETURN jsonb_build_object(
         'success', true,
         'started_at', v_run.started_at AT TIME ZONE 'UTC',
@@ -93,7 +98,7 @@ $$;
 CREATE FUNCTION release_run(
     p_run_id integer, p_worker_id text DEFAULT NULL, p_epoch integer DEFAULT NULL
 ) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
     v_run ops_run;
@@ -116,7 +121,7 @@ END
 $$;
 
 CREATE FUNCTION requeue(p_run_id integer) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql
 AS $$
 BEGIN
     DELETE FROM ops_run_lease WHERE run_id = p_run_id;
@@ -132,25 +137,23 @@ CREATE FUNCTION finish_run(
     p_run_id integer, p_status text, p_exit_code integer, p_error_code text,
     p_error_message text, p_metadata jsonb
 ) RETURNS jsonb
-LANGUAGE plpgsql SET search_path FROM CURRENT
+LANGUAGE plpgsql
 AS $$
 DECLARE
     v_now constant timestamp := utc_now();
-    v_run ops_run;
 BEGIN
     DELETE FROM ops_run_lease WHERE run_id = p_run_id;
     UPDATE ops_run r SET
         status = p_status, exit_code = p_exit_code, error_code = p_error_code,
         error_message = p_error_message, finished_at = v_now, write_date = v_now,
         metadata = coalesce(r.metadata, '{}') || coalesce(p_metadata, '{}')
-    WHERE r.id = p_run_id
-    RETURNING * INTO v_run;
+    WHERE r.id = p_run_id;
     RETURN jsonb_strip_nulls(jsonb_build_object(
         'success', true,
         'status', p_status,
         'finished_at', v_now AT TIME ZONE 'UTC',
         'exit_code', p_exit_code,
-        'retry_run_id', retry_automatically(v_run)));
+        'retry_run_id', CASE WHEN p_status = 'failed' THEN retry_automatically(p_run_id) END));
 END
 $$;
 
@@ -165,17 +168,19 @@ CREATE FUNCTION complete_workflow_run(
     p_error_code text DEFAULT NULL,
     p_metadata jsonb DEFAULT '{}'
 ) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
-    v_run ops_run;
+    v_run record;
     v_error_code text := nullif(p_error_code, '');
     v_refusal jsonb;
 BEGIN
     IF worker_problem() IS NOT NULL THEN
         RETURN worker_problem();
     END IF;
-    SELECT * INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
+    SELECT r.run_number, r.status, r.epoch, r.claimed_by, r.error_code, r.exit_code,
+           r.finished_at, r.cancel_requested_at INTO v_run
+    FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
     IF is_terminal(v_run.status) AND v_run.epoch = p_epoch
        AND coalesce(p_worker_id, v_run.claimed_by) = v_run.claimed_by THEN
         RETURN jsonb_build_object(
@@ -184,7 +189,8 @@ BEGIN
     END IF;
     v_refusal := coalesce(
         holder_problem(p_run_id, p_worker_id, p_epoch),
-        completion_problem(v_run, p_exit_code, p_error_message, v_error_code, p_metadata));
+        completion_problem(v_run.run_number, v_run.status, v_run.cancel_requested_at IS NOT NULL,
+                           p_exit_code, p_error_message, v_error_code, p_metadata));
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;
@@ -200,18 +206,19 @@ END
 $$;
 
 CREATE FUNCTION completion_problem(
-    p_run ops_run, p_exit_code integer, p_error_message text, p_error_code text, p_metadata jsonb
+    p_run_number integer, p_status text, p_canceling boolean, p_exit_code integer,
+    p_error_message text, p_error_code text, p_metadata jsonb
 ) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path FROM CURRENT
+LANGUAGE sql STABLE
 AS $$
     SELECT CASE
-        WHEN p_run.status <> 'running' THEN refuse('invalid_state', format(
-            'Run #%s is %s; only a running run can be completed.', p_run.run_number, p_run.status))
+        WHEN p_status <> 'running' THEN refuse('invalid_state', format(
+            'Run #%s is %s; only a running run can be completed.', p_run_number, p_status))
         WHEN p_exit_code IS NULL AND p_error_code IS NULL THEN refuse('invalid_input',
             'exit_code or error_code must say how the run ended')
         WHEN p_error_code !~ '^[a-z][a-z_]{0,63}$' THEN refuse('invalid_input',
             'error_code must be a word of lower-case letters and underscores')
-        WHEN p_error_code = 'canceled' AND p_run.cancel_requested_at IS NULL THEN
+        WHEN p_error_code = 'canceled' AND NOT p_canceling THEN
             refuse('invalid_state', 'Nobody asked to cancel this run.')
         WHEN octet_length(p_error_message) > 65536 THEN refuse('invalid_input',
             'error_message must not exceed 65536 bytes')
@@ -223,7 +230,7 @@ $$;
 -- Queued and claimed runs end at once: nothing has begun. A running one is asked to stop, and
 -- its worker confirms by completing it.
 CREATE FUNCTION cancel_run(p_run_id integer, p_reason text DEFAULT NULL) RETURNS jsonb
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
     v_refusal constant jsonb := run_permission_problem(p_run_id, 'cancel_run', 'cancel_own_run');

@@ -16,6 +16,7 @@ from . import test_kernel_coexistence
 from . import test_kernel_deadline
 from . import test_kernel_events
 from . import test_kernel_execution
+from . import test_kernel_hot_path
 from . import test_kernel_interleavings
 from . import test_kernel_queue
 from . import test_kernel_state_machine
