@@ -211,6 +211,10 @@ BEGIN
         v_pass := claim_patiently(v_projects, p_worker_id, v_labels, p_claim_token);
     END IF;
     IF v_pass.reply IS NOT NULL THEN
+        -- Nobody waits for the disk under a project's gate. A claim that a crash takes back has
+        -- begun nothing: its worker is refused at the start, which does wait, and with it for
+        -- everything before it.
+        PERFORM set_config('synchronous_commit', 'off', true);
         RETURN v_pass.reply;
     END IF;
     RETURN jsonb_build_object(
