@@ -283,8 +283,8 @@ def _copy(connection, parts):
     with connection.cursor() as cr:
         for part in parts:
             cr.copy_expert(
-                "COPY bench_log (run_id, run_queued_at, seq, log_level, metadata, message, timestamp)"
-                " FROM STDIN",
+                "COPY bench_log (run_id, run_queued_at, seq, log_level, metadata, message,"
+                " timestamp) FROM STDIN",
                 io.StringIO(part),
             )
 

@@ -48,7 +48,8 @@ CREATE TABLE IF NOT EXISTS public.ops_run_log_line_default
 
 -- The words of the log lines, one row per stored batch: a word costs its index entry once per
 -- batch, not once per line; how many lines of each level there are is counted by the way.
--- What words are is said in 78_log_words.sql.
+-- What words are is said in 78_log_words.sql. Made from the lines and at any time anew, so nothing
+-- guards it against changes but that nobody else has a right to it.
 CREATE TABLE IF NOT EXISTS public.ops_run_log_words (
     run_id integer NOT NULL,
     run_queued_at timestamp NOT NULL,

@@ -20,10 +20,11 @@ class TestLogSearchModel(TransactionCase):
         kernel = cls.env["ops.kernel"]
         cls.run_record = cls.workflow.queue_run()
         claim = kernel._call("claim_next_run", worker_id="search-model")
+        held = {"run_id": cls.run_record.id, "epoch": claim["epoch"]}
+        kernel._call("start_workflow_run", worker_id="search-model", **held)
         kernel._call(
             "append_run_logs",
-            run_id=cls.run_record.id,
-            epoch=claim["epoch"],
+            **held,
             first_seq=1,
             lines=[
                 {"message": "Deadlock detected", "level": "error", "metadata": {"step": "Test"}},
