@@ -49,10 +49,11 @@ BEGIN
 END
 $$;
 
--- The line without the time that Odoo begins it with.
+-- The line without the time that Odoo begins it with. right() with a negative number looks at what
+-- it leaves out, substr() at the whole line.
 CREATE FUNCTION without_log_time(p_message text) RETURNS text
 LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN p_message LIKE '____-__-__ __:__:__,___ %' THEN substr(p_message, 25)
+RETURN CASE WHEN p_message LIKE '____-__-__ __:__:__,___ %' THEN right(p_message, -24)
             ELSE p_message END;
 
 CREATE FUNCTION cut_words(p_words text[]) RETURNS text[]

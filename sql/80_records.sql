@@ -96,9 +96,11 @@ BEGIN
            count(*) FILTER (WHERE s.log_level = 'debug'), count(*) FILTER (WHERE s.log_level = 'info'),
            count(*) FILTER (WHERE s.log_level = 'warn'), count(*) FILTER (WHERE s.log_level = 'error'),
            string_agg(bounded_line(s.message), ' '),
-           bool_or(s.message IS NULL OR octet_length(s.message) > max_message_bytes()
-                   OR jsonb_typeof(s.metadata) <> 'object'
-                   OR octet_length(s.metadata::text) > max_metadata_bytes())
+           bool_or(s.message IS NULL OR octet_length(s.message) > max_message_bytes())
+            -- Lines of a step share their metadata: to write each out would cost as much as storing it.
+            OR (SELECT bool_or(jsonb_typeof(d.metadata) <> 'object'
+                               OR octet_length(d.metadata::text) > max_metadata_bytes())
+                FROM (SELECT DISTINCT m.metadata FROM stored m) d)
     INTO v_lines, v_new.first_time, v_new.last_time,
          v_new.debug_lines, v_new.info_lines, v_new.warn_lines, v_new.error_lines,
          v_text, v_is_bad
