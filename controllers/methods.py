@@ -39,6 +39,7 @@ WORKFLOW_TYPE = one_of(*(name for name, _label in WORKFLOW_TYPES))
 WORKER_ID = text(64)
 LABELS = list_of(text(100), 100)
 EPOCH = integer(0)
+LEVELS = one_or_more_of("debug", "info", "warn", "error")
 
 PAGE = {"cursor": optional(text(200, minimum=0)), "limit": optional(integer(1, 500))}
 RUN = {"run_id": required(ID)}
@@ -86,7 +87,18 @@ PEOPLE = {
         **RUN,
         "after": optional(integer(0)),
         "limit": optional(integer(1, 1000)),
-        "levels": optional(one_or_more_of("debug", "info", "warn", "error")),
+        "levels": optional(LEVELS),
+        "step": optional(text(200)),
+    },
+    "search_run_logs": {
+        "query": required(text(1000, minimum=0)),
+        "run_id": optional(ID),
+        "project": optional(SLUG),
+        "levels": optional(LEVELS),
+        "step": optional(text(200)),
+        "since": optional(timestamp),
+        "until": optional(timestamp),
+        **PAGE,
     },
     "list_artifacts": {**RUN, **PAGE},
     "artifact_url": {"artifact_id": required(ID)},

@@ -161,8 +161,33 @@ class OpsApi(models.AbstractModel):
         return answer
 
     @api.model
-    def _read_run_logs(self, run_id, after=0, limit=LOG_PAGE_SIZE, levels=None):
-        return self._visible("ops.run", run_id).read_log(after, limit, levels=levels)
+    def _read_run_logs(self, run_id, after=0, limit=LOG_PAGE_SIZE, levels=None, step=None):
+        return self._visible("ops.run", run_id).read_log(after, limit, levels=levels, step=step)
+
+    @api.model
+    def _search_run_logs(
+        self, query, run_id=None, project=None, cursor=None, limit=PAGE_SIZE, **filters
+    ):
+        """Lines that match the query, of the newest run first. A page may be short, or empty, and
+        yet not be the last: a search looks at so many lines at once."""
+        if run_id:
+            filters["run_id"] = self._visible("ops.run", run_id).id
+        if project:
+            filters["project_id"] = self._find_project(project).id
+        last = self._read_cursor("lines", cursor, size=2)
+        if last:
+            filters["after_run_id"], filters["after"] = last
+        rows = self.env["ops.kernel"]._rows("search_run_logs", query=query, limit=limit, **filters)
+        stop = rows.pop() if rows and rows[-1]["problem"] else None
+        if stop and not stop["run_id"]:
+            raise self._invalid("query", stop["problem"])
+        end = stop or (rows[-1] if len(rows) == limit else None)
+        for row in rows:
+            del row["problem"]
+        return {
+            "lines": rows,
+            "next_cursor": self._encode_cursor("lines", end["run_id"], end["seq"]) if end else None,
+        }
 
     @api.model
     def _list_artifacts(self, run_id, cursor=None, limit=PAGE_SIZE):
@@ -286,18 +311,24 @@ class OpsApi(models.AbstractModel):
 
     @staticmethod
     def _make_cursor(kind, ids, is_more):
-        if not is_more:
-            return None
-        return base64.urlsafe_b64encode(json.dumps([kind, ids[-1]]).encode()).decode()
+        return OpsApi._encode_cursor(kind, ids[-1]) if is_more else None
 
-    def _read_cursor(self, kind, cursor):
-        """The id a page begins behind; None for the first page."""
+    @staticmethod
+    def _encode_cursor(kind, *place):
+        return base64.urlsafe_b64encode(json.dumps([kind, *place]).encode()).decode()
+
+    def _read_cursor(self, kind, cursor, size=1):
+        """What a page begins behind: an id, or ``size`` numbers; None for the first page."""
         if not cursor:
             return None
         try:
-            given_kind, last = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+            given_kind, *place = json.loads(base64.urlsafe_b64decode(cursor.encode()))
         except (ValueError, TypeError, binascii.Error, RecursionError):
-            given_kind, last = None, None
-        if given_kind != kind or type(last) is not int or not 0 < last < 2**31:
+            given_kind, place = None, []
+        if (
+            given_kind != kind
+            or len(place) != size
+            or not all(type(number) is int and 0 <= number < 2**31 for number in place)
+        ):
             raise self._invalid("cursor", "cursor is not one that this method has answered.")
-        return last
+        return place[0] if size == 1 else place

@@ -30,7 +30,7 @@ SCHEMA_COMMENT = "OdooOps kernel: functions and views; made by the addon, do not
 SCHEMA_NAMES = ("ops", "odooops")
 FUNCTION_NAME = re.compile(r"^[a-z][a-z_]*$")
 # Parameters of type text[]; every other list or dict is jsonb.
-ARRAY_PARAMETERS = {"labels"}
+ARRAY_PARAMETERS = {"labels", "levels"}
 
 
 class KernelRefusal(UserError):
@@ -96,7 +96,10 @@ class OpsKernel(models.AbstractModel):
         )
         # With their partitions, sequences and the models' views.
         self.env.cr.execute(
-            SQL("DROP TABLE IF EXISTS public.ops_run_event_row, public.ops_run_log_line CASCADE")
+            SQL(
+                "DROP TABLE IF EXISTS public.ops_run_event_row, public.ops_run_log_line,"
+                " public.ops_run_log_words CASCADE"
+            )
         )
 
     @api.model
@@ -189,8 +192,9 @@ class OpsKernel(models.AbstractModel):
 
     @api.model
     def _rows(self, function, **arguments):
-        """Rows of a set-returning kernel function, as dicts."""
+        """Rows of a set-returning kernel function, as dicts, in the name of the current user."""
         self.env.flush_all()
+        self._set_user(self.env.cr)
         return self.env.execute_query_dict(
             SQL("SELECT * FROM %s", self._invocation(function, arguments))
         )
@@ -212,9 +216,12 @@ class OpsKernel(models.AbstractModel):
         self.env["ops.project"].invalidate_model(["secret_change_ids"])
 
     def _execute(self, cr, function, arguments):
-        cr.execute(SQL("SELECT set_config('odooops.user_id', %s, true)", str(self.env.uid or "")))
+        self._set_user(cr)
         cr.execute(SQL("SELECT %s", self._invocation(function, arguments)))
         return cr.fetchone()[0]
+
+    def _set_user(self, cr):
+        cr.execute(SQL("SELECT set_config('odooops.user_id', %s, true)", str(self.env.uid or "")))
 
     def _invocation(self, function, arguments):
         """``schema.function(p_name => value, …)``"""

@@ -278,13 +278,14 @@ class OpsRun(models.Model):
             },
         }
 
-    def read_log(self, after=0, limit=500, search=None, levels=None):
+    def read_log(self, after=0, limit=500, search=None, levels=None, step=None):
         """A page of the run's log, for the viewer.
 
         :param int after: sequence of the last line already seen
         :param int limit: at most so many lines, 1 to 1000
         :param str search: only lines that contain this text, any case
         :param list levels: only lines of these levels
+        :param str step: only lines of this step
         :return: ``lines`` (seq, timestamp in UTC with microseconds, log_level, message, step),
             ``next_after`` to go on from, ``status`` of the run, and ``more``: whether lines
             follow at once
@@ -295,7 +296,7 @@ class OpsRun(models.Model):
         self.invalidate_recordset(["status"])
         # Status first: a run that has ended writes no more, so nothing is missed after it.
         status = self.status
-        lines = self.env["ops.run.log"]._page(self.id, int(after), limit, search, levels)
+        lines = self.env["ops.run.log"]._page(self.id, int(after), limit, search, levels, step)
         return {
             "lines": lines,
             "next_after": lines[-1]["seq"] if lines else after,

@@ -6,6 +6,8 @@ The model reads a view, as ``ops_run_event.py`` says.
 from odoo import api, fields, models
 from odoo.tools import SQL
 
+from .ops_kernel import KernelRefusal
+
 LOG_LEVELS = [("debug", "Debug"), ("info", "Info"), ("warn", "Warning"), ("error", "Error")]
 
 
@@ -22,11 +24,14 @@ class OpsRunLog(models.Model):
     log_level = fields.Selection(LOG_LEVELS, required=True, readonly=True)
     message = fields.Text(readonly=True)
     metadata = fields.Json(readonly=True)
-    step = fields.Char(compute="_compute_metadata")
+    step = fields.Char(compute="_compute_metadata", search="_search_step")
     logger = fields.Char(compute="_compute_metadata")
     timestamp = fields.Datetime(required=True, readonly=True)
     words = fields.Char(
-        "Full text", search="_search_words", store=False, help="Words, phrases, or and -not."
+        "Full text",
+        search="_search_words",
+        store=False,
+        help='Words, "phrases", beginnings*, -exclusions and OR.',
     )
 
     def init(self):
@@ -40,15 +45,72 @@ class OpsRunLog(models.Model):
             line.logger = (line.metadata or {}).get("logger")
 
     @api.model
-    def _search_words(self, operator, value):
-        if operator not in ("ilike", "=", "like"):
+    def _search_step(self, operator, value):
+        """By the step's name or a part of it; lines outside of steps have none."""
+        if operator == "ilike":
+            pattern = (
+                "%" + value.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+            )
+            return fields.Domain.custom(
+                to_sql=lambda model, alias, query: SQL(
+                    "coalesce(%s ->> 'step' ILIKE %s, false)",
+                    SQL.identifier(alias, "metadata"),
+                    pattern,
+                )
+            )
+        if operator != "in":
             return NotImplemented
+        names = [name for name in value if name]
+        without = len(names) < len(value)
+
+        def to_sql(model, alias, query):
+            step = SQL("%s ->> 'step'", SQL.identifier(alias, "metadata"))
+            condition = SQL("coalesce(%s = ANY(%s), false)", step, names)
+            return SQL("(%s OR (%s) IS NULL)", condition, step) if without else condition
+
+        return fields.Domain.custom(to_sql=to_sql)
+
+    @api.model
+    def _search_words(self, operator, value):
+        """Lines that match a query of the kernel's full-text search.
+
+        :raise KernelRefusal: a query that cannot be searched for, with the reason
+        """
+        if operator not in ("in", "=", "ilike", "like"):
+            return NotImplemented
+        values = value if operator == "in" else [value]
+        return fields.Domain.OR(self._matches(str(query or "")) for query in values)
+
+    def _matches(self, query_text):
+        kernel = self.env["ops.kernel"]
+        reply = kernel._rows("read_log_query", query=query_text)[0]["read_log_query"]
+        if not reply["success"]:
+            raise KernelRefusal(reply)
+        schema = kernel._get_schema()
+        log_text, lower_text = (
+            SQL.identifier(schema, "log_text"),
+            SQL.identifier(schema, "lower_text"),
+        )
+        alternatives = SQL(" OR ").join(
+            SQL(
+                "(%s(l.message) LIKE %s AND %s(l.message) LIKE ALL(%s::text[])"
+                " AND %s(l.message) NOT LIKE ALL(%s::text[]))",
+                *(lower_text, alternative["hint"]),
+                *(log_text, alternative["all"], log_text, alternative["none"]),
+            )
+            for alternative in reply["alternatives"]
+        )
 
         def to_sql(model, alias, query):
             return SQL(
-                "to_tsvector('simple', %s) @@ websearch_to_tsquery('simple', %s)",
-                SQL.identifier(alias, "message"),
-                value,
+                "(%s, %s) IN (SELECT l.id, l.run_queued_at"
+                " FROM %s(%s::tsquery) w JOIN ops_run_log l ON l.run_queued_at = w.run_queued_at"
+                " AND l.run_id = w.run_id AND l.seq BETWEEN w.first_seq AND w.last_seq WHERE %s)",
+                SQL.identifier(alias, "id"),
+                SQL.identifier(alias, "run_queued_at"),
+                SQL.identifier(schema, "matching_batches"),
+                reply["words"],
+                alternatives,
             )
 
         return fields.Domain.custom(to_sql=to_sql)
@@ -61,7 +123,7 @@ class OpsRunLog(models.Model):
         return SQL("run_id = %s AND run_queued_at = %s::timestamp", run_id, queued_at)
 
     @api.model
-    def _page(self, run_id, after, limit, search=None, levels=None):
+    def _page(self, run_id, after, limit, search=None, levels=None, step=None):
         """Lines of one run behind ``after``, as dicts; the caller has checked the access."""
         conditions = [self._in_run(run_id), SQL("seq > %s", after)]
         if search:
@@ -69,6 +131,8 @@ class OpsRunLog(models.Model):
             conditions.append(SQL("message ILIKE %s", f"%{pattern}%"))
         if levels:
             conditions.append(SQL("log_level = ANY(%s)", list(levels)))
+        if step:
+            conditions.append(SQL("metadata ->> 'step' = %s", step))
         return self.env.execute_query_dict(
             SQL(
                 'SELECT seq, to_char(timestamp, \'YYYY-MM-DD"T"HH24:MI:SS.US"Z"\') AS timestamp,'
@@ -84,15 +148,18 @@ class OpsRunLog(models.Model):
     @api.model
     def _outline(self, run_id):
         """Last line, lines per level and steps of one run; the caller has checked the access."""
-        counts = self.env.execute_query(
+        # Counted when they were stored, per batch: the viewer asks every few seconds.
+        ((last_seq, *counts),) = self.env.execute_query(
             SQL(
-                "SELECT log_level, count(*), max(seq) FROM ops_run_log WHERE %s GROUP BY log_level",
+                "SELECT coalesce(max(last_seq), 0), sum(debug_lines), sum(info_lines),"
+                " sum(warn_lines), sum(error_lines) FROM ops_run_log_words WHERE %s",
                 self._in_run(run_id),
             )
         )
+        levels = zip((level for level, _label in LOG_LEVELS), counts, strict=True)
         return {
-            "last_seq": max((last for _level, _count, last in counts), default=0),
-            "levels": {level: count for level, count, _last in counts},
+            "last_seq": last_seq,
+            "levels": {level: int(count) for level, count in levels if count},
             "steps": self._steps(run_id),
         }
 

@@ -23,7 +23,7 @@ VIEWS = {
 # Of these the first two are called by the policies, in the reader's name.
 READING = (
     *("member_project_ids", "is_ops_user", "acting_user_id"),
-    *("explain_wait", "list_queued_runs", "verify_events"),
+    *("explain_wait", "list_queued_runs", "verify_events", "search_run_logs"),
 )
 ACTING = ("queue_run", "cancel_run", "retry_run")
 WORKING = (

@@ -6,7 +6,8 @@ CREATE FUNCTION partitioned_tables() RETURNS TABLE (parent text, unit text, hist
 LANGUAGE sql IMMUTABLE
 AS $$
     VALUES ('ops_run_event_row', 'month', 'events'), -- they live long: few and large
-           ('ops_run_log_line', 'week', 'logs')      -- they live for weeks: small, dropped whole
+           ('ops_run_log_line', 'week', 'logs'),     -- they live for weeks: small, dropped whole
+           ('ops_run_log_words', 'week', 'logs')
 $$;
 
 -- All partitions with their bounds; those of the default partition are NULL.

@@ -1,16 +1,9 @@
 -- What a run leaves behind: log lines, events of its worker, artifacts.
 
--- A line of the log may hold this many bytes of UTF-8; a batch this many lines.
-CREATE FUNCTION max_message_bytes() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 65536;
-CREATE FUNCTION max_metadata_bytes() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 65536;
-CREATE FUNCTION max_batch_lines() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 1000;
-
--- Why a batch of lines cannot be stored: a refusal, or NULL.
-CREATE FUNCTION lines_problem(p_first_seq integer, p_lines jsonb) RETURNS jsonb
+-- Why a batch cannot be stored, without a look at its lines: a refusal, or NULL.
+CREATE FUNCTION batch_problem(p_first_seq integer, p_lines jsonb) RETURNS jsonb
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
 AS $$
-DECLARE
-    v_position bigint;
 BEGIN
     IF coalesce(p_first_seq, 0) < 1 THEN
         RETURN refuse('invalid_input', 'first_seq counts from 1');
@@ -20,6 +13,18 @@ BEGIN
         RETURN refuse('invalid_input',
                       format('lines must not number more than %s', max_batch_lines()));
     END IF;
+    RETURN NULL;
+END
+$$;
+
+-- Which of the lines cannot be stored, and why: a refusal, or NULL. Asked only when storing them
+-- has failed.
+CREATE FUNCTION lines_problem(p_lines jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_position bigint;
+BEGIN
     SELECT line.position INTO v_position
     FROM jsonb_array_elements(p_lines) WITH ORDINALITY AS line (value, position)
     WHERE jsonb_typeof(line.value) <> 'object'
@@ -27,6 +32,7 @@ BEGIN
        OR octet_length(line.value ->> 'message') > max_message_bytes()
        OR coalesce(line.value ->> 'level', 'info') NOT IN ('debug', 'info', 'warn', 'error')
        OR coalesce(jsonb_typeof(line.value -> 'metadata'), 'object') <> 'object'
+       OR octet_length((line.value -> 'metadata')::text) > max_metadata_bytes()
        OR octet_length((line.value -> 'metadata')::text) > max_metadata_bytes()
        OR NOT coalesce(is_readable_time((line.value ->> 'timestamp')::timestamptz), true)
     ORDER BY line.position LIMIT 1;
@@ -51,35 +57,82 @@ CREATE FUNCTION append_run_logs(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$
 DECLARE
-    v_next integer;
-    v_queued_at timestamp;
+    c_now constant timestamp := utc_now();
+    v_lease ops_run_lease;
     v_refusal jsonb;
+    v_new ops_run_log_words;
+    v_text text;
+    v_lines integer;
+    v_is_bad boolean;
 BEGIN
     IF worker_problem() IS NOT NULL THEN
         RETURN worker_problem();
     END IF;
-    v_refusal := coalesce(work_problem(p_run_id, NULL, p_epoch), lines_problem(p_first_seq, p_lines));
+    v_refusal := coalesce(work_problem(p_run_id, NULL, p_epoch), batch_problem(p_first_seq, p_lines));
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;
-    SELECT l.next_log_seq, l.run_queued_at INTO v_next, v_queued_at
-    FROM ops_run_lease l WHERE l.run_id = p_run_id;
-    IF p_first_seq > v_next THEN
-        RETURN refuse('log_gap', format('Lines from %s on are missing.', v_next))
-               || jsonb_build_object('next_seq', v_next);
+    SELECT * INTO v_lease FROM ops_run_lease l WHERE l.run_id = p_run_id;
+    IF p_first_seq > v_lease.next_log_seq THEN
+        RETURN refuse('log_gap', format('Lines from %s on are missing.', v_lease.next_log_seq))
+               || jsonb_build_object('next_seq', v_lease.next_log_seq);
     END IF;
-    INSERT INTO ops_run_log_line
-        (run_id, run_queued_at, seq, log_level, message, metadata, "timestamp")
-    SELECT p_run_id, v_queued_at, p_first_seq + line.position - 1,
-           coalesce(line.value ->> 'level', 'info'), line.value ->> 'message',
-           line.value -> 'metadata',
-           coalesce((line.value ->> 'timestamp')::timestamptz AT TIME ZONE 'UTC', utc_now())
-    FROM jsonb_array_elements(p_lines) WITH ORDINALITY AS line (value, position)
-    WHERE p_first_seq + line.position - 1 >= v_next
-    ORDER BY line.position;
-    v_next := greatest(v_next, p_first_seq + jsonb_array_length(p_lines));
-    UPDATE ops_run_lease SET next_log_seq = v_next WHERE run_id = p_run_id;
-    RETURN jsonb_build_object('success', true, 'next_seq', v_next);
+    -- The lines are read from JSON once and judged by what was stored: all of it is undone when
+    -- one of them is bad.
+    WITH stored AS (
+        INSERT INTO ops_run_log_line
+            (run_id, run_queued_at, seq, log_level, message, metadata, "timestamp")
+        SELECT p_run_id, v_lease.run_queued_at, p_first_seq + line.position - 1,
+               coalesce(line.value ->> 'level', 'info'),
+               CASE WHEN jsonb_typeof(line.value -> 'message') = 'string'
+                    THEN line.value ->> 'message' END,
+               line.value -> 'metadata',
+               coalesce((line.value ->> 'timestamp')::timestamptz AT TIME ZONE 'UTC', c_now)
+        FROM jsonb_array_elements(p_lines) WITH ORDINALITY AS line (value, position)
+        WHERE p_first_seq + line.position - 1 >= v_lease.next_log_seq
+        RETURNING log_level, message, metadata, "timestamp"
+    )
+    SELECT count(*), min(s."timestamp"), max(s."timestamp"),
+           count(*) FILTER (WHERE s.log_level = 'debug'), count(*) FILTER (WHERE s.log_level = 'info'),
+           count(*) FILTER (WHERE s.log_level = 'warn'), count(*) FILTER (WHERE s.log_level = 'error'),
+           string_agg(bounded_line(s.message), ' '),
+           bool_or(s.message IS NULL OR octet_length(s.message) > max_message_bytes())
+            -- Lines of a step share their metadata: to write each out would cost as much as storing it.
+            OR (SELECT bool_or(jsonb_typeof(d.metadata) <> 'object'
+                               OR octet_length(d.metadata::text) > max_metadata_bytes())
+                FROM (SELECT DISTINCT m.metadata FROM stored m) d)
+    INTO v_lines, v_new.first_time, v_new.last_time,
+         v_new.debug_lines, v_new.info_lines, v_new.warn_lines, v_new.error_lines,
+         v_text, v_is_bad
+    FROM stored s;
+    IF v_lines > 0 THEN
+        IF v_is_bad
+           OR v_new.debug_lines + v_new.info_lines + v_new.warn_lines + v_new.error_lines <> v_lines
+           OR NOT is_readable_time(v_new.first_time AT TIME ZONE 'UTC')
+           OR NOT is_readable_time(v_new.last_time AT TIME ZONE 'UTC') THEN
+            RAISE data_exception;
+        END IF;
+        v_new.first_seq := v_lease.next_log_seq;
+        v_new.last_seq := v_lease.next_log_seq + v_lines - 1;
+        IF octet_length(v_text) > max_words_bytes() THEN
+            PERFORM enter_words(p_run_id, v_lease.run_queued_at, v_new.first_seq, v_new.last_seq);
+        ELSE
+            INSERT INTO ops_run_log_words (
+                run_id, run_queued_at, first_seq, last_seq, first_time, last_time,
+                debug_lines, info_lines, warn_lines, error_lines, words)
+            VALUES (p_run_id, v_lease.run_queued_at, v_new.first_seq, v_new.last_seq,
+                    v_new.first_time, v_new.last_time, v_new.debug_lines, v_new.info_lines,
+                    v_new.warn_lines, v_new.error_lines, batch_words(v_text));
+        END IF;
+        UPDATE ops_run_lease SET next_log_seq = v_new.last_seq + 1 WHERE run_id = p_run_id;
+    END IF;
+    RETURN jsonb_build_object('success', true, 'next_seq', v_lease.next_log_seq + v_lines);
+EXCEPTION WHEN data_exception THEN
+    v_refusal := lines_problem(p_lines);
+    IF v_refusal IS NULL THEN
+        RAISE;
+    END IF;
+    RETURN v_refusal;
 END
 $$;
 

@@ -13,6 +13,7 @@ from .audit_case import AuditCase
 
 QUEUED_AT = datetime(2020, 3, 4, 12)
 LOGS = "ops_run_log_line_p20200302"
+WORDS = "ops_run_log_words_p20200302"
 EVENTS = "ops_run_event_row_p20200301"
 LOG_KEY = "run.log.gz"
 
@@ -33,7 +34,7 @@ class RetentionCase(AuditCase):
         return {row["partition"] for row in rows}
 
     def make_partitions(self, queued_at=QUEUED_AT):
-        for parent in ("ops_run_event_row", "ops_run_log_line"):
+        for parent in ("ops_run_event_row", "ops_run_log_line", "ops_run_log_words"):
             self.db.rows(f"SELECT {self.db.schema}.make_partition(%s, %s)", *(parent, queued_at))
 
     def retain(self, project_id, *, logs, events, runs):

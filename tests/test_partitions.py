@@ -7,7 +7,7 @@ import psycopg2
 from odoo.tests import TransactionCase, tagged
 from odoo.tools import SQL
 
-from .retention_case import EVENTS, LOGS, QUEUED_AT, RetentionCase
+from .retention_case import EVENTS, LOGS, QUEUED_AT, WORDS, RetentionCase
 from .sql_door_case import SqlDoorCase
 
 PARENTS = ("ops_run_event_row", "ops_run_log_line")
@@ -33,6 +33,7 @@ class TestPartitions(RetentionCase):
         )
         self.assertTrue(reply["success"], reply)
         self.assertEqual(self.places(run_id), {LOGS})
+        self.assertEqual(self.places(run_id, "ops_run_log_words"), {WORDS})
         self.assertEqual(self.places(run_id, "ops_run_event_row"), {EVENTS})
         self.assertEqual(self.lines(run_id), 6)
 
@@ -53,7 +54,7 @@ class TestPartitions(RetentionCase):
         self.assertEqual(self.places(run_id), {"ops_run_log_line_default"})
         before = self.events(run_id)
         reply = self.db.call("maintain_partitions")
-        self.assertEqual(sorted(reply["made"]), [EVENTS, LOGS])
+        self.assertEqual(sorted(reply["made"]), [EVENTS, LOGS, WORDS])
         self.assertEqual(self.places(run_id), {LOGS})
         self.assertEqual(self.places(run_id, "ops_run_event_row"), {EVENTS})
         self.assertEqual(self.events(run_id), before)
@@ -153,7 +154,7 @@ class TestPartitionsAndRoles(SqlDoorCase):
         for name in ("owner", "platform"):
             for partition in partitions:
                 self.assertEqual(
-                    self.logins[name].attempt(f"SELECT id FROM public.{partition}"),
+                    self.logins[name].attempt(f"SELECT run_id FROM public.{partition}"),
                     psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE,
                     (name, partition),
                 )

@@ -10,7 +10,7 @@ from odoo.tests import TransactionCase, new_test_user, tagged
 from odoo.tools import mute_logger
 
 from ..models import audit_key
-from .retention_case import EVENTS, LOGS, QUEUED_AT, RetentionCase
+from .retention_case import EVENTS, LOGS, QUEUED_AT, WORDS, RetentionCase
 
 LATER = QUEUED_AT + timedelta(days=1)
 
@@ -30,6 +30,7 @@ class TestRetentionOfLogs(RetentionCase):
         self.assertEqual([self.lines(run_id) for run_id in runs], [3, 3, 5], "a dry run is dry")
         self.assertTrue(self.expire())
         self.assertFalse(self.exists(LOGS))
+        self.assertFalse(self.exists(WORDS), "words go with their lines")
         self.assertEqual([self.lines(run_id) for run_id in runs], [0, 0, 0])
         self.assertEqual([len(self.events(run_id)) for run_id in runs], [4, 4, 4])
         self.assertNotIn(("logs_partition", LOGS), self.plan())
@@ -55,10 +56,14 @@ class TestRetentionOfLogs(RetentionCase):
         ours = [self.old_run(), self.old_run()]
         line = self.planned("logs_partition", LOGS)
         self.assertIn("1 runs kept for 36500 days", line["reason"])
-        self.assertEqual(self.batch("log_lines", LOGS, self.project, limit=4)["rows"], 4)
+        # Four lines, and the words of both runs.
+        self.assertEqual(self.batch("log_lines", LOGS, self.project, limit=4)["rows"], 4 + 2)
         self.assertEqual(self.batch("log_lines", LOGS, self.project, limit=4)["rows"], 2)
         self.assertEqual(self.batch("log_lines", LOGS, self.project, limit=4)["rows"], 0)
         self.assertEqual([self.lines(run_id) for run_id in (*ours, theirs)], [0, 0, 3])
+        self.assertEqual(
+            self.db.rows(f"SELECT run_id FROM {WORDS}"), [{"run_id": theirs}], "words of the rest"
+        )
         self.assertEqual(self.batch("log_lines", LOGS, other)["rows"], 0)
         self.retain(other, logs=0, events=0, runs=0)
         self.assertIn("kept for ever", self.planned("logs_partition", LOGS)["reason"])

@@ -155,6 +155,11 @@ class TestScripts(DoorCase):
             ("env_destroy.sh", "1; rm -rf /"),
             ("logs.sh", "-x", "1"),
             ("logs.sh", "-f"),
+            ("logs.sh", "--level", "loud", "1"),
+            ("logs.sh", "--since", "2026-01-01T00:00:00Z", "1"),
+            ("logs.sh", "--search"),
+            ("logs.sh", "--search", "word", "-f"),
+            ("logs.sh", "--search", "word", "run"),
             ("run.sh",),
             ("run.sh", "dance"),
             ("run.sh", "build"),
@@ -226,6 +231,33 @@ class TestScripts(DoorCase):
             self.assertEnded(process, 0, stderr="")
             messages = re.findall(r"info (.*)", process.stdout)
             self.assertEqual(messages, ["first *", "tab\tand ünï", "last"])
+
+    def test_logs_are_searched(self):
+        older, newer = self.queue(), None
+        self.finish(older, lines=["a needle", "hay", 'needle "two"'])
+        newer = self.queue()
+        self.finish(newer, lines=["Needle"])
+        for tool in self.each_tool():
+            process = self.run_script("logs.sh", "--search", "needle", tool=tool)
+            self.assertEnded(process, 0, stderr="")
+            found = re.findall(r"^(\d+) (\d+) \S+Z info (.*)$", process.stdout, re.MULTILINE)
+            self.assertEqual(
+                found,
+                [
+                    (str(newer.id), "1", "Needle"),
+                    (str(older.id), "1", "a needle"),
+                    (str(older.id), "3", 'needle "two"'),
+                ],
+            )
+            process = self.run_script("logs.sh", "--search", '"needle two"', older.id, tool=tool)
+            self.assertEqual(len(process.stdout.splitlines()), 1, process.stdout)
+            process = self.run_script(
+                "logs.sh", "--search", "needle", "--level", "warn,error", tool=tool
+            )
+            self.assertEnded(process, 0, "")
+            process = self.run_script("logs.sh", "--level", "error", older.id, tool=tool)
+            self.assertEnded(process, 0, "")
+        self.assertEnded(self.run_script("logs.sh", "--search", "-x"), 3, "", "word that must")
 
     def test_waiting_for_a_run_without_artifacts_prints_success(self):
         run = self.queue()

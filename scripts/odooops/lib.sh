@@ -167,12 +167,13 @@ get_run() { # RUN
     rpc get_run "$(json_object run_id:="$1" artifacts:=true)"
 }
 
-# Print the log of RUN to stdout. Without MAX_WAIT what there is; with it, follow until the
-# run ends. Returns 1 when it has not ended after MAX_WAIT seconds.
-follow_log() { # RUN [MAX_WAIT SLEEP]
+# Print the log of RUN to stdout, or what passes the filters. Without MAX_WAIT what there is; with
+# it, follow until the run ends. Returns 1 when it has not ended after MAX_WAIT seconds.
+follow_log() { # RUN [MAX_WAIT SLEEP [FILTER ...]]
     local run=$1 max_wait=${2:-} sleep=${3:-5} after=0 began=$SECONDS page reason last_reason=
+    shift $(($# < 3 ? $# : 3))
     while :; do
-        page=$(rpc read_run_logs "$(json_object run_id:="$run" after:="$after")") || exit
+        page=$(rpc read_run_logs "$(json_object run_id:="$run" after:="$after" "$@")") || exit
         json_rows lines timestamp log_level message <<<"$page"
         after=$(json_read next_after <<<"$page")
         [[ $(json_read more <<<"$page") != true ]] || continue
