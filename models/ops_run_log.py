@@ -4,6 +4,7 @@ The model reads a view, as ``ops_run_event.py`` says.
 """
 
 from odoo import api, fields, models
+from odoo.exceptions import UserError
 from odoo.tools import SQL
 
 from .ops_kernel import KernelRefusal
@@ -79,14 +80,66 @@ class OpsRunLog(models.Model):
         if operator not in ("in", "=", "ilike", "like"):
             return NotImplemented
         values = value if operator == "in" else [value]
-        return fields.Domain.OR(self._matches(str(query or "")) for query in values)
+        bounds = self.env.context.get("ops_log_bounds") or SQL("true")
+        return fields.Domain.OR(self._matches(str(query or ""), bounds) for query in values)
 
-    def _matches(self, query_text):
+    @api.model
+    def _search(self, domain, *arguments, **options):
+        """Let the search for words pass over batches that hold no line for the other conditions."""
+        domain = fields.Domain(domain)
+        model = self
+        if any(condition.field_expr == "words" for condition in domain.iter_conditions()):
+            model = self.with_context(ops_log_bounds=self._batch_bounds(domain))
+        return super(OpsRunLog, model)._search(domain, *arguments, **options)
+
+    def _batch_bounds(self, domain):
+        """Condition over the batches ``w``, from the conditions that all lines must meet."""
+        bounds = [SQL("true")]
+        if not self.env.su:
+            projects = self.env["ops.project"].with_context(active_test=False)._search([])
+            in_projects = projects.subselect()
+            bounds.append(
+                SQL(
+                    "w.run_id IN (SELECT r.id FROM ops_run r WHERE r.project_id IN %s)", in_projects
+                )
+            )
+        is_and = getattr(domain, "OPERATOR", None) == "&"
+        for condition in domain.children if is_and else [domain]:
+            if getattr(condition, "field_expr", None) in ("run_id", "log_level", "timestamp"):
+                bounds += self._batch_bound(condition.optimize_full(self))
+        return SQL(" AND ").join(bounds)
+
+    @staticmethod
+    def _batch_bound(condition):
+        """What a condition on a line says of its batch; nothing where it has another form."""
+        name = getattr(condition, "field_expr", None)
+        operator, value = getattr(condition, "operator", None), getattr(condition, "value", None)
+        if name == "run_id" and operator == "in" and all(type(each) is int for each in value):
+            return [SQL("w.run_id = ANY(%s)", list(value))]
+        if name == "log_level" and operator == "in":
+            columns = [f"{level}_lines" for level, _label in LOG_LEVELS if level in value]
+            return [
+                SQL("(%s)", SQL(" OR ").join(SQL("w.%s > 0", SQL.identifier(c)) for c in columns))
+            ][: len(columns)]
+        if name == "timestamp" and operator in (">", ">="):
+            return [SQL("w.last_time >= %s", value)]
+        if name == "timestamp" and operator in ("<", "<="):
+            return [SQL("w.first_time <= %s", value)]
+        return []
+
+    def _matches(self, query_text, bounds):
         kernel = self.env["ops.kernel"]
         reply = kernel._rows("read_log_query", query=query_text)[0]["read_log_query"]
         if not reply["success"]:
             raise KernelRefusal(reply)
         schema = kernel._get_schema()
+        batches = SQL(
+            "(SELECT w.* FROM %s(%s::tsquery) w WHERE %s)",
+            SQL.identifier(schema, "matching_batches"),
+            reply["words"],
+            bounds,
+        )
+        self._check_effort(schema, batches)
         log_text, lower_text = (
             SQL.identifier(schema, "log_text"),
             SQL.identifier(schema, "lower_text"),
@@ -104,16 +157,34 @@ class OpsRunLog(models.Model):
         def to_sql(model, alias, query):
             return SQL(
                 "(%s, %s) IN (SELECT l.id, l.run_queued_at"
-                " FROM %s(%s::tsquery) w JOIN ops_run_log l ON l.run_queued_at = w.run_queued_at"
+                " FROM %s w JOIN ops_run_log l ON l.run_queued_at = w.run_queued_at"
                 " AND l.run_id = w.run_id AND l.seq BETWEEN w.first_seq AND w.last_seq WHERE %s)",
                 SQL.identifier(alias, "id"),
                 SQL.identifier(alias, "run_queued_at"),
-                SQL.identifier(schema, "matching_batches"),
-                reply["words"],
+                batches,
                 alternatives,
             )
 
         return fields.Domain.custom(to_sql=to_sql)
+
+    def _check_effort(self, schema, batches):
+        """A list is sorted and counted: all its lines must be found first, unlike the pages of
+        ``search_run_logs``."""
+        rows = self.env.execute_query(
+            SQL(
+                "SELECT sum(b.last_seq - b.first_seq + 1) > %s() FROM %s b",
+                SQL.identifier(schema, "max_searched_lines"),
+                batches,
+            )
+        )
+        if rows[0][0]:
+            raise UserError(
+                self.env._(
+                    "Too many lines may hold these words. Add a rarer word, or choose a run, a"
+                    " level or a time. Scripts and SQL can read all matches page by page:"
+                    " search_run_logs."
+                )
+            )
 
     @api.model
     def _in_run(self, run_id):

@@ -1,7 +1,7 @@
 """Full-text search over log lines through the models, SQL logins and JSON-RPC: who finds what."""
 
 from odoo.exceptions import UserError
-from odoo.tests import TransactionCase, tagged
+from odoo.tests import TransactionCase, new_test_user, tagged
 
 from .http_case import DoorCase
 from .sql_door_case import PEOPLE, SqlDoorCase
@@ -47,6 +47,39 @@ class TestLogSearchModel(TransactionCase):
             self.find("|", ("words", "=", "no"), ("words", "=", "a_b")),
             [2, 3],
         )
+
+    def test_other_conditions_spare_the_batches_that_cannot_hold_a_match(self):
+        """A list that would have to find more lines than the limit is refused, not waited for."""
+        schema = self.env["ops.kernel"]._get_schema()
+        self.env.cr.execute(
+            f"CREATE OR REPLACE FUNCTION {schema}.max_searched_lines() RETURNS integer"
+            " LANGUAGE sql IMMUTABLE RETURN 2"
+        )
+        with self.assertRaisesRegex(UserError, "rarer word"):
+            self.find(("words", "=", "deadlock"))
+        search = self.lines.search_count
+        run = ("run_id", "=", self.run_record.id)
+        for spared in (
+            ("run_id", "=", self.run_record.id + 1),
+            ("run_id", "in", [self.run_record.id + 1]),
+            ("log_level", "in", ["debug", "warn"]),
+            ("log_level", "=", "warn"),
+            ("timestamp", ">", "now +1d"),
+            ("timestamp", "<", "2020-01-01 00:00:00"),
+        ):
+            with self.subTest(spared=spared):
+                self.assertEqual(search([spared, ("words", "=", "deadlock")]), 0)
+        for not_spared in (
+            [("timestamp", ">", "now -1d"), ("log_level", "=", "error"), run],
+            ["|", ("log_level", "=", "warn"), run],
+            ["!", ("log_level", "=", "warn")],
+        ):
+            with self.subTest(not_spared=not_spared), self.assertRaisesRegex(UserError, "rarer"):
+                search([*not_spared, ("words", "=", "deadlock")])
+        stranger = new_test_user(self.env, "search-stranger", groups="odooops.group_user")
+        lines = self.lines.with_user(stranger)
+        self.assertEqual(lines.search_count([("words", "=", "deadlock")]), 0)
+        self.assertEqual(lines._read_group([("words", "=", "deadlock")], ["log_level"]), [])
 
     def test_a_bad_query_says_why(self):
         with self.assertRaisesRegex(UserError, "quotation mark"):
