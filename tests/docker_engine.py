@@ -11,6 +11,7 @@ import ctypes
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import struct
@@ -133,8 +134,8 @@ def is_static(program):
     return 3 not in kinds
 
 
-def import_image(client, name, busybox):
-    """Make an image of busybox with all its applets."""
+def import_image(client, name, busybox, files=None):
+    """Make an image of busybox with all its applets, and of ``files``: path in it → path here."""
     content = io.BytesIO()
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     with tarfile.open(fileobj=content, mode="w") as archive:
@@ -144,8 +145,21 @@ def import_image(client, name, busybox):
             link.type, link.linkname, link.mode = tarfile.SYMTYPE, "busybox", 0o777
             if applet != "busybox":
                 archive.addfile(link)
+        for target, source in (files or {}).items():
+            archive.add(os.path.realpath(source), target)
     repository, tag = name.split(":")
     client.import_image_from_data(content.getvalue(), repository=repository, tag=tag)
+
+
+def import_program(client, name, program):
+    """Make an image of busybox and a dynamically linked program with its libraries."""
+    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+    files = {f"usr/bin/{program.name}": program}
+    for library in re.findall(r"(/\S+) \(0x", listed):
+        # The loader is asked for by its path, the others are found in the usual folder.
+        target = library if "ld-linux" in library else f"/lib/{Path(library).name}"
+        files[target.lstrip("/")] = library
+    import_image(client, name, shutil.which("busybox"), files)
 
 
 def need_engine():

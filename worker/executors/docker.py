@@ -247,11 +247,14 @@ class DockerExecutor(Executor):
         removed = []
         mine = {"label": [f"{LABEL_CONTROL_PLANE}={control_plane}"]}
         try:
-            for found in self._client.containers(all=True, filters=mine):
+            # All names before the first question: what is made just now must not look dead.
+            containers = self._client.containers(all=True, filters=mine)
+            networks = self._client.networks(filters=mine)
+            for found in containers:
                 if _is_over(found["Labels"], is_live):
                     self._remove(found["Id"], None)
                     removed.append(found["Id"])
-            for found in self._client.networks(filters=mine):
+            for found in networks:
                 if _is_over(found["Labels"], is_live):
                     self._remove("", found["Id"])
                     removed.append(found["Id"])

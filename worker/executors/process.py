@@ -49,7 +49,7 @@ class ProcessExecutor(Executor):
         if not allow:
             raise ExecutorError(
                 "This worker may not start local processes: they are not isolated."
-                " Start it with --allow-process to allow them."
+                " Start it with --allow-process to allow them, or with --docker to use containers."
             )
         self._own: dict[int, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
