@@ -265,7 +265,9 @@ class ExecutorContract(ExecutorCase):
         self.assertLess(peak - before, 64 * 1024)
 
     def test_adoption_continues_the_output_without_gap_or_repetition(self):
-        script = "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; [ $i -ne 200 ] || sleep 1; done"
+        script = (
+            "i=0; while [ $i -lt 400 ]; do i=$((i+1)); echo $i; [ $i -ne 200 ] || sleep 1; done"
+        )
         handle = self.start(script)
         chunks, offset = wait_for(lambda: (r := self.executor.read_output(handle, 0, 256))[0] and r)
         first = b"".join(chunk.data for chunk in chunks)

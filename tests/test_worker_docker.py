@@ -89,7 +89,9 @@ class TestDockerWorker(KernelCase):
         import_program(self.engine.client, PSQL_IMAGE, psql)
         self.tool = f"{self.slug}:2"
         self.make_tool(PSQL_IMAGE)
-        statement = "SELECT 'user ' || current_user, 'rows ' || count(*) FROM generate_series(1,9999)"
+        statement = (
+            "SELECT 'user ' || current_user, 'rows ' || count(*) FROM generate_series(1,9999)"
+        )
         run_id, row = self.execute(
             database=True,
             steps=[

@@ -147,7 +147,7 @@ class Settings:
     allow_process: bool = _setting(False, _flag, "run the steps as local processes, not isolated")
     #: Whether to run workflows that name a tool in containers.
     docker: bool = _setting(False, _flag, "run workflows that name a tool in Docker containers")
-    #: The engine; on this host, as it shares the work directory. Empty: DOCKER_HOST, else the usual.
+    #: The engine, on this host as it shares the work directory. Empty: DOCKER_HOST, or the usual.
     docker_host: str = _setting("", str, "address of the Docker engine, unix:///path")
     #: Limits of a step, as far as its tool says nothing else. 0: none.
     run_memory_mb: int = _setting(4096, _number(0, 1 << 24, int), "memory of a container in MiB")

@@ -17,9 +17,15 @@
 control=/run/odooops/control
 reason_file=/run/odooops/end/reason
 timeout=$1 grace=$2
-[ -z "$3" ] || ulimit -n "$3" 2>/dev/null
-[ -z "$4" ] || ulimit -f "$4" 2>/dev/null
-[ -z "$5" ] || ulimit -v "$5" 2>/dev/null
+# POSIX knows only -f, but dash, busybox and bash have all three.
+# shellcheck disable=SC3045
+set_limits() {
+    [ -z "$1" ] || ulimit -n "$1"
+    [ -z "$2" ] || ulimit -f "$2"
+    [ -z "$3" ] || ulimit -v "$3"
+}
+
+set_limits "$3" "$4" "$5" 2>/dev/null
 shift 5
 
 clock() {

@@ -153,17 +153,14 @@ class OutputStream:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        try:
+        # An error means that the engine is gone, or the container is: poll() finds out which.
+        with contextlib.suppress(OSError, http.client.HTTPException):
             self._follow()
             if not self._closed and not self.is_over_limit:
                 self._read_end()
-        except (OSError, http.client.HTTPException):
-            # The engine is gone, or the container is: poll() finds out which.
-            pass
-        finally:
-            with self._changed:
-                self.ended = True
-                self._changed.notify_all()
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
 
     def _follow(self) -> None:
         with self._open_log(True, None) as response:

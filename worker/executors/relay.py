@@ -71,17 +71,8 @@ class Relay:
         """Send what waits for ``one``; when its peer is free, read more from ``one``."""
         other = self.peer[one]
         try:
-            if self.pending[one]:
-                self._send(one, b"")
-            if not self.pending[other] and one not in self.finished:
-                data = one.recv(CHUNK)
-                if data:
-                    self._send(other, data)
-                else:
-                    self.finished.add(one)
-                    other.shutdown(socket.SHUT_WR)
-        except BlockingIOError:
-            pass
+            with contextlib.suppress(BlockingIOError):
+                self._carry(one, other)
         except OSError:
             self._close(one, other)
             return
@@ -91,12 +82,21 @@ class Relay:
         for each in (one, other):
             self._watch(each)
 
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        if self.pending[one]:
+            self._send(one, b"")
+        if not self.pending[other] and one not in self.finished:
+            data = one.recv(CHUNK)
+            if data:
+                self._send(other, data)
+            else:
+                self.finished.add(one)
+                other.shutdown(socket.SHUT_WR)
+
     def _send(self, target: socket.socket, data: bytes) -> None:
         rest = self.pending[target] + data
-        try:
+        with contextlib.suppress(BlockingIOError):
             rest = rest[target.send(rest) :]
-        except BlockingIOError:
-            pass
         self.pending[target] = rest
 
     def _watch(self, one: socket.socket) -> None:
