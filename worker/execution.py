@@ -23,21 +23,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import checkout, database, run_secrets
+from . import checkout, database, placement, run_secrets
 from .artifacts import MAX_FILES as MAX_ARTIFACTS
 from .artifacts import ArtifactRecorder, find_files
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
 from .control.masked import MaskedControlPlane
 from .errors import RunError, RunStopped
-from .executors.base import Executor, ExecutorError
-from .executors.choice import default_limits, read_tool
-from .executors.docker import (
-    LABEL_CONTROL_PLANE,
-    LABEL_EPOCH,
-    LABEL_RUN,
-    LABEL_WORKER,
-    DockerExecutor,
-)
+from .executors.base import Executor
+from .executors.docker import DockerExecutor
 from .guard import RunGuard
 from .job import RunJob
 from .log_shipping import LogLimits, RunLog
@@ -59,8 +52,6 @@ MAX_METADATA_BYTES = 1_000_000
 #: Seconds the completion is tried for at least, even when the lease is over: the last word may
 #: still count.
 COMPLETION_SECONDS = 20.0
-#: Of a run's work directory, what its containers see.
-SHARED_FOLDERS = ("checkout", "home", "tmp")
 _WORKDIR = re.compile(r"run-([0-9a-z]+)-(\d+)-(\d+)")
 
 
@@ -261,7 +252,8 @@ class Execution:
                 job.database = made
                 self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
-            self._choose_executor(job, recipe)
+            image = placement.place(job, recipe, self._tools, run_secrets.folder(self._name))
+            self._metadata.update({"image": image} if image else {})
             outcome = recipe.run(job) if recipe else self._run_steps(job)
             self._metadata.update(outcome.metadata)
         except RunError:
@@ -284,52 +276,6 @@ class Execution:
             masker=self._masker,
             folder_name=self._name,
         )
-
-    def _choose_executor(self, job: RunJob, recipe: Recipe | None) -> None:
-        """A container of the tool's image, or local processes where they are allowed.
-
-        Built-in recipes use the worker's own Odoo and its files: they run as processes.
-        """
-        tools, row = self._tools, job.snapshot.get("tool")
-        limits = default_limits(tools.settings)
-        try:
-            if not (row and tools.docker and recipe is None):
-                if not tools.settings.allow_process:
-                    what = "a built-in recipe" if recipe else "a workflow without a tool"
-                    raise ExecutorError(
-                        f"This worker may not start local processes, which {what} needs:"
-                        " start it with --allow-process, or give the workflow a tool and steps."
-                    )
-                if row:
-                    job.log("info", f"Not in a container of the tool {row['tool_name']}")
-                job.use(tools.executor, limits)
-                return
-            tool = read_tool(row, limits)
-            image = tools.docker.resolve(
-                tool.image,
-                tool.digest,
-                say=lambda line: job.log("info", line),
-                check=job.check,
-            )
-        except ExecutorError as error:
-            raise RunError(error.code, str(error)) from error
-        # Now, as a worker that dies later cannot say it any more.
-        facts = {"tool": tool.name, **image.to_dict()}
-        self._metadata["image"] = facts
-        exact = image.digest or image.id
-        job.event("info", f"The steps run in the image {image.reference} ({exact}).", facts)
-        labels = {
-            LABEL_CONTROL_PLANE: tools.namespace,
-            LABEL_RUN: str(job.run_id),
-            LABEL_EPOCH: str(job.epoch),
-            LABEL_WORKER: tools.worker_id,
-        }
-        # The image's own search path; the worker's means nothing in there.
-        if "PATH" not in job.config["env"]:
-            job.env.pop("PATH", None)
-        folders = [self.workdir / name for name in SHARED_FOLDERS]
-        sandbox = tool.sandbox(image.id, folders, job.config["network"], labels)
-        job.use(tools.docker, tool.limits, sandbox)
 
     def _run_steps(self, job: RunJob) -> Outcome:
         for step in job.config["steps"]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ..settings import Settings
-from .base import ExecutorError, Limits, Sandbox
+from .base import ExecutorError, Limits
 
 #: Labels a worker offers by what it was started with.
 LABELS = {"process": "process", "docker": "docker"}
@@ -48,11 +47,6 @@ class Tool:
     limits: Limits
     read_only: bool = True
     tmp_size: int = 256 << 20
-
-    def sandbox(
-        self, image_id: str, folders: list[Path], network: bool, labels: Mapping[str, str]
-    ) -> Sandbox:
-        return Sandbox(image_id, folders, network, self.read_only, self.tmp_size, labels)
 
 
 def read_tool(row: Mapping[str, Any], limits: Limits) -> Tool:

@@ -82,7 +82,7 @@ watch "$@" </dev/null >/dev/null 2>&1 &
 watchdog=$!
 # A PID 1 without handlers is deaf to these; with them it would report the step's end wrongly.
 trap : HUP INT TERM USR1 USR2
-# What the shell itself has to say about a killed step is not the step's output.
+# What this shell has to say about its own jobs is not the step's output.
 exec 3>&2 2>/dev/null
 "$@" 2>&3 3>&-
 code=$?

@@ -275,6 +275,10 @@ class DockerExecutor(Executor):
         if (directory / "relay").is_dir():
             mounts.append(Mount(f"{ROOT}/postgres", str(directory / "relay"), "bind"))
         mounts += [Mount(str(path), str(path), "bind") for path in sandbox.folders]
+        mounts += [
+            Mount(str(path), str(path), "bind", read_only=True)
+            for path in sandbox.read_only_folders
+        ]
         tmp = f"rw,exec,nosuid,nodev,mode=1777,size={sandbox.tmp_size}"
         host_config = self._client.create_host_config(
             network_mode=network or "none",
