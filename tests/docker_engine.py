@@ -101,6 +101,8 @@ class OwnEngine:
             for found in client.containers(all=True):
                 client.remove_container(found["Id"], force=True)
         self.stop()
+        # dockerd mounts its data folder on itself and leaves it so.
+        subprocess.run(["umount", "--lazy", self.folder / "data"], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import docker
 
@@ -77,6 +80,16 @@ class TestDockerExecutor(DockerCase, FolderCase):
         self.assertNotIn("eth0", lines)
         self.assertIn("No such file", lines[-1])
         self.assertEqual((self.folder / "made").stat().st_uid, os.getuid())
+
+    def test_files_of_secrets_can_be_read_and_not_changed(self):
+        folder = Path(tempfile.mkdtemp(prefix="odooops-test-", dir="/dev/shm"))
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "KEY").write_text("shown to the step")
+        self.change(read_only_folders=[folder])
+        status, output = self.finish(self.start(f"cat {folder}/KEY; echo x > {folder}/KEY"))
+        self.assertEqual(output["stdout"], b"shown to the step")
+        self.assertIn(b"Read-only", output["stderr"])
+        self.assertNotEqual(status.exit_code, 0)
 
     def test_the_engine_was_told_all_limits(self):
         self.start("sleep 71250", limits=Limits(memory=64 << 20, cpus=0.5, processes=30))

@@ -270,8 +270,7 @@ class Agent:
         namespace = self._tools.namespace
         if self._tools.docker:
             # Before the folders that they still use.
-            gone = self._tools.docker.collect_garbage(namespace, self._lease_test())
-            _logger.log(logging.INFO if gone else logging.DEBUG, "Leftover containers: %s", gone)
+            self._quietly("Removing leftover containers", self._collect_containers)
         found = {
             path: parse_workdir_name(namespace, path.name)
             for path in (*self.settings.work_dir.iterdir(), *run_secrets.folders())
@@ -288,6 +287,11 @@ class Agent:
                 remove_tree(path)
         prefix = database.name_prefix(namespace)
         database.collect_garbage(self.settings.runs_dsn, prefix, self._lease_test())
+
+    def _collect_containers(self) -> None:
+        gone = self._tools.docker.collect_garbage(self._tools.namespace, self._lease_test())
+        if gone:
+            _logger.info("Removed the leftover containers and networks %s", ", ".join(gone))
 
     def _lease_test(self) -> Callable[[int, int], bool]:
         """(run id, epoch) → whether it holds a lease; they are read at the first question."""
