@@ -191,12 +191,13 @@ class ExecutorContract(ExecutorCase):
         self.assertEqual(running("71236"), [])
 
     def test_without_renewal_the_lease_deadline_ends_it(self):
-        handle = self.start("setsid sleep 71237 & sleep 71237", lease=1.0)
-        for _beat in range(5):
-            time.sleep(0.3)
-            self.executor.renew(handle, time.monotonic() + 1.0)
+        handle = self.start("setsid sleep 71237 & sleep 71237", lease=4.0)
+        # A busy engine may take a second to start a container: the lease is longer than that.
+        for _beat in range(10):
+            time.sleep(0.5)
+            self.executor.renew(handle, time.monotonic() + 3.0)
         self.assertIsNone(self.executor.poll(handle))
-        status, _output = self.finish(handle, 5)
+        status, _output = self.finish(handle, 8)
         self.assertEqual(status.reason, "lease")
         self.assertEqual(running("71237"), [])
 
