@@ -6,7 +6,7 @@ import shutil
 PROGRAMS = {
     # Those Odoo looks for.
     "chromium": ("google-chrome", "chromium", "chromium-browser", "google-chrome-stable"),
-    "docker": ("docker",),
+    "docker": ("dockerd",),
     "shellcheck": ("shellcheck",),
 }
 
@@ -18,6 +18,10 @@ def required():
 
 def missing_programs(names):
     """Those of the names of which no program is in PATH."""
+    # Where Debian has servers; an ordinary user's PATH may be without it.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     return [
-        name for name in names if name in PROGRAMS and not any(map(shutil.which, PROGRAMS[name]))
+        name
+        for name in names
+        if name in PROGRAMS and not any(shutil.which(it, path=path) for it in PROGRAMS[name])
     ]

@@ -4,6 +4,7 @@ from . import test_benchmarks
 from . import test_control_contract
 from . import test_devtools
 from . import test_docs
+from . import test_executors_contract
 from . import test_http_artifacts
 from . import test_http_audit
 from . import test_http_explain
@@ -43,6 +44,7 @@ from . import test_tour
 from . import test_worker_agent
 from . import test_worker_checkout
 from . import test_worker_database
+from . import test_worker_docker
 from . import test_worker_executor
 from . import test_worker_guard
 from . import test_worker_log_shipping

@@ -204,8 +204,11 @@ class TestSmallThings(unittest.TestCase):
         self.assertIn("501 lines", lint.too_long("x.py", "x = 1\n" * 501)[0])
 
     def test_required_programs_are_looked_for(self):
-        with mock.patch.dict(os.environ, ODOOOPS_REQUIRE="chromium,docker", PATH="/nonexistent"):
-            self.assertEqual(needs.missing_programs(needs.required()), ["chromium", "docker"])
+        with mock.patch.dict(
+            os.environ, ODOOOPS_REQUIRE="chromium,shellcheck", PATH="/nonexistent"
+        ):
+            missing = needs.missing_programs(needs.required())
+        self.assertEqual(missing, ["chromium", "shellcheck"])
 
     def test_pip_without_network_is_not_taken_for_a_wrong_python(self):
         words = "ERROR: Could not find a version that satisfies the requirement x (from versions: "

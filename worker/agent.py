@@ -65,6 +65,8 @@ from .control.sql import SqlControlPlane
 from .errors import RunError
 from .execution import Execution, Tools, parse_workdir_name, remove_tree
 from .executors.base import ExecutorError
+from .executors.choice import offered_labels
+from .executors.docker import DockerExecutor
 from .executors.process import ProcessExecutor, kill_marked
 from .guard import RunGuard
 from .settings import Settings
@@ -104,6 +106,7 @@ class Agent:
 
     def __init__(self, settings: Settings, control: ControlPlane | None = None) -> None:
         self.settings = settings
+        self.labels = offered_labels(settings)
         self.worker_id = str(uuid.uuid4())
         self.control = control or connect(settings)
         self._tools: Tools | None = None
@@ -119,7 +122,9 @@ class Agent:
 
         Raises ``ControlPlaneError`` when it cannot even begin.
         """
-        executor = ProcessExecutor(self.settings.allow_process)
+        docker = DockerExecutor(self.settings.docker_host) if self.settings.docker else None
+        # With Docker alone, processes serve the worker's own programs and no step.
+        executor = ProcessExecutor(self.settings.allow_process or docker is not None)
         self.settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._register()
         self._tools = Tools(
@@ -130,6 +135,7 @@ class Agent:
             self.worker_id,
             self.control.namespace(),
             is_stopping=lambda: self._signals > 0,
+            docker=docker,
         )
         _logger.info("Worker %s has begun", self.worker_id)
         threads = [
@@ -173,7 +179,7 @@ class Agent:
                 continue
             sent_at = time.monotonic()
             try:
-                reply = self.control.claim_next_run(self.worker_id, self.settings.labels, token)
+                reply = self.control.claim_next_run(self.worker_id, self.labels, token)
             except ControlPlaneError as error:
                 # The reply may have been lost on its way: keep the token.
                 _logger.warning("Cannot claim: %s", error)
@@ -260,8 +266,11 @@ class Agent:
             _logger.info("Lost runs: %s requeued, %s failed", reply["requeued"], reply["failed"])
 
     def collect_garbage(self) -> None:
-        """Remove work directories and databases of runs that hold no lease any more."""
+        """Remove containers, work directories and databases of runs that hold no lease."""
         namespace = self._tools.namespace
+        if self._tools.docker:
+            # Before the folders that they still use.
+            self._quietly("Removing leftover containers", self._collect_containers)
         found = {
             path: parse_workdir_name(namespace, path.name)
             for path in (*self.settings.work_dir.iterdir(), *run_secrets.folders())
@@ -276,6 +285,16 @@ class Agent:
                 for mark in path.glob("processes/*/mark"):
                     kill_marked(mark.parent)
                 remove_tree(path)
+        prefix = database.name_prefix(namespace)
+        database.collect_garbage(self.settings.runs_dsn, prefix, self._lease_test())
+
+    def _collect_containers(self) -> None:
+        gone = self._tools.docker.collect_garbage(self._tools.namespace, self._lease_test())
+        if gone:
+            _logger.info("Removed the leftover containers and networks %s", ", ".join(gone))
+
+    def _lease_test(self) -> Callable[[int, int], bool]:
+        """(run id, epoch) → whether it holds a lease; they are read at the first question."""
         fresh: set[tuple[int, int]] = set()
 
         def is_live(run_id: int, epoch: int) -> bool:
@@ -286,8 +305,7 @@ class Agent:
                 fresh.add((0, 0))
             return (run_id, epoch) in fresh
 
-        prefix = database.name_prefix(namespace)
-        database.collect_garbage(self.settings.runs_dsn, prefix, is_live)
+        return is_live
 
     def _listen(self) -> None:
         self.control.listen(self._end, self._wake, self._beat)
@@ -316,7 +334,7 @@ class Agent:
         reply = self.control.register_worker(
             self.worker_id,
             socket.gethostname(),
-            settings.labels,
+            self.labels,
             settings.capacity,
             VERSION,
             settings.kind,
@@ -335,7 +353,7 @@ class Agent:
         """Do something that may fail without harm: it comes round again. Failures are logged."""
         try:
             call()
-        except (ControlPlaneError, RunError, OSError) as error:
+        except (ControlPlaneError, ExecutorError, RunError, OSError) as error:
             _logger.warning("%s failed: %s", what, error)
         except Exception:
             _logger.exception("%s failed", what)

@@ -27,6 +27,7 @@ ERROR_CODES: dict[str, str] = {
     "lease_lost": "The worker could not renew its lease in time and stopped the work.",
     "internal_error": "The worker itself failed; its own log says how.",
     "out_of_memory": "A process of the run was killed because memory ran out.",
+    "resource_limit": "The run started more processes or wrote more output than it may.",
 }
 
 

@@ -23,13 +23,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import checkout, database, run_secrets
+from . import checkout, database, placement, run_secrets
 from .artifacts import MAX_FILES as MAX_ARTIFACTS
 from .artifacts import ArtifactRecorder, find_files
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
 from .control.masked import MaskedControlPlane
 from .errors import RunError, RunStopped
 from .executors.base import Executor
+from .executors.docker import DockerExecutor
 from .guard import RunGuard
 from .job import RunJob
 from .log_shipping import LogLimits, RunLog
@@ -59,12 +60,15 @@ class Tools(NamedTuple):
 
     settings: Settings
     control: ControlPlane
+    #: Runs the worker's own programs, such as git; and steps, where the operator allows processes.
     executor: Executor
     store: ArtifactStore
     worker_id: str
     namespace: str
     #: Whether the worker shall begin nothing new.
     is_stopping: Callable[[], bool]
+    #: For workflows that name a tool; None where the worker has no Docker.
+    docker: DockerExecutor | None = None
 
 
 def workdir_name(namespace: str, run_id: int, epoch: int) -> str:
@@ -248,6 +252,8 @@ class Execution:
                 job.database = made
                 self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
+            image = placement.place(job, recipe, self._tools, run_secrets.folder(self._name))
+            self._metadata.update({"image": image} if image else {})
             outcome = recipe.run(job) if recipe else self._run_steps(job)
             self._metadata.update(outcome.metadata)
         except RunError:

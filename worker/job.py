@@ -16,7 +16,15 @@ from typing import Any
 from .artifacts import ArtifactRecorder
 from .control.base import Claim, ControlPlane, ControlPlaneUnavailable
 from .errors import RunError, RunStopped
-from .executors.base import Executor, ExecutorError, Handle, ProcessSpec, ProcessStatus
+from .executors.base import (
+    Executor,
+    ExecutorError,
+    Handle,
+    Limits,
+    ProcessSpec,
+    ProcessStatus,
+    Sandbox,
+)
 from .guard import LEASE_LOST, RunGuard
 from .log_shipping import DISK_FULL, RunLog
 from .logs import LineSplitter, LogLine, OutputParser, clean_json, clean_text
@@ -29,6 +37,10 @@ MIN_PAUSE, MAX_PAUSE = 0.01, 0.2
 #: Seconds between SIGINT and SIGKILL when a time limit has passed.
 TIMEOUT_GRACE = 10.0
 MAX_EVENT_BYTES = 4096
+_OVER_LIMIT = {
+    "output_limit": "wrote more output than it may and was ended",
+    "process_limit": "started more processes than it may and was ended",
+}
 
 
 class RunJob(Job):
@@ -61,11 +73,23 @@ class RunJob(Job):
         self._guard = guard
         self._control = control
         self._executor = executor
+        self._limits = Limits()
+        self._sandbox: Sandbox | None = None
         self._log = run_log
         self._recorder = recorder
         self._step: str | None = None
         self._processes = 0
         self._deadline = time.monotonic() + config["timeout"]
+
+    def use(self, executor: Executor, limits: Limits, sandbox: Sandbox | None = None) -> None:
+        """From now on start processes with this executor, in these bounds."""
+        self._executor, self._limits, self._sandbox = executor, limits, sandbox
+
+    def check(self) -> None:
+        """Raise ``RunStopped`` when the run must stop or its time is over."""
+        self._guard.check()
+        if time.monotonic() >= self._deadline:
+            raise self._timeout(self._step or "its preparation", None)
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -206,11 +230,13 @@ class RunJob(Job):
             lease_deadline=self._guard.deadline,
             timeout=remaining if timeout is None else min(timeout, remaining),
             grace=TIMEOUT_GRACE,
+            limits=self._limits,
+            sandbox=self._sandbox,
         )
         try:
             handle = self._executor.start(spec, self.workdir / "processes" / str(self._processes))
         except ExecutorError as error:
-            raise RunError("setup_error", str(error)) from error
+            raise RunError(error.code, str(error)) from error
         try:
             self._guard.watch(lambda deadline: self._executor.renew(handle, deadline))
             status = self._follow(handle, on_chunk, on_idle)
@@ -258,6 +284,11 @@ class RunJob(Job):
             raise RunError("disk_full", DISK_FULL)
         if status.reason == "not_started":
             raise RunError("setup_error", status.error or f"{label} could not be started.")
+        if status.reason in _OVER_LIMIT:
+            raise RunError("resource_limit", f"{label} {_OVER_LIMIT[status.reason]}.")
+        if status.reason == "lost" and self._sandbox:
+            # The world around the step broke, not the step: the usual cause for another try.
+            raise RunError("worker_lost", status.error or "The container was lost.")
         if status.reason in ("lost", "stopped"):
             _logger.error("Run %s, %s: %s", self.run_id, label, status)
             raise RunError(

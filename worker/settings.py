@@ -145,6 +145,15 @@ class Settings:
     )
     #: The operator's consent to processes without isolation.
     allow_process: bool = _setting(False, _flag, "run the steps as local processes, not isolated")
+    #: Whether to run workflows that name a tool in containers.
+    docker: bool = _setting(False, _flag, "run workflows that name a tool in Docker containers")
+    #: The engine, on this host as it shares the work directory. Empty: DOCKER_HOST, or the usual.
+    docker_host: str = _setting("", str, "address of the Docker engine, unix:///path")
+    #: Limits of a step, as far as its tool says nothing else. 0: none.
+    run_memory_mb: int = _setting(4096, _number(0, 1 << 24, int), "memory of a container in MiB")
+    run_cpus: float = _setting(0.0, _number(0, 1024), "processors of a container (0: all)")
+    run_processes: int = _setting(1024, _number(0, 1 << 22, int), "processes of a step")
+    run_output_mb: int = _setting(1024, _number(0, 1 << 20, int), "output of a step in MiB")
     #: How runs start Odoo.
     odoo: tuple[str, ...] = _setting((), _command, "command that starts Odoo")
     #: Addons of that Odoo beside its own.

@@ -141,6 +141,11 @@ CONFIG_SCHEMA: dict[str, Any] = {
             "type": "boolean",
             "description": "Give the run a PostgreSQL database and role of its own, and set PG*.",
         },
+        "network": {
+            "type": "boolean",
+            "description": "Give the steps' containers a network with a way out. Without it they"
+            " reach their database only. Steps that run as processes always have the host's.",
+        },
         "modules": {
             "type": "array",
             "description": "Odoo modules to install or test. MODULES in env means the same.",
@@ -244,7 +249,8 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
         for item in full.get("secrets") or []
     ]
     full["env"] = dict(full.get("env") or {})
-    full["database"] = bool(full.get("database", False))
+    for key in ("database", "network"):
+        full[key] = bool(full.get(key, False))
     full["modules"] = list(full.get("modules") or []) or _names(full["env"].get("MODULES", ""))
     return full
 

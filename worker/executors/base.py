@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 
 
 class ExecutorError(Exception):
-    """The process could not be started or reached; the message is a sentence for the user."""
+    """The process could not be started or reached; the message is a sentence for the user.
+
+    ``code`` is the run's error code (``errors.ERROR_CODES``).
+    """
+
+    def __init__(self, message: str, code: str = "setup_error") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Chunk(NamedTuple):
@@ -24,6 +31,49 @@ class Chunk(NamedTuple):
     stream: str
     timestamp: int
     data: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a process with all its children may use. None: as much as the system lets it.
+
+    ``memory`` and ``cpus`` need a container; the process executor does not enforce them.
+    """
+
+    #: bytes, swap included
+    memory: int | None = None
+    #: of the host's processors, 0.5 is half of one
+    cpus: float | None = None
+    #: processes and threads at the same time
+    processes: int | None = None
+    #: bytes of stdout and stderr together; some bytes per line or write are counted on top
+    output: int | None = None
+    #: open files of each process
+    open_files: int | None = 65536
+    #: bytes of each file written (RLIMIT_FSIZE)
+    file_size: int | None = None
+    #: bytes of address space of each process (RLIMIT_AS)
+    address_space: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sandbox:
+    """What only containers have."""
+
+    #: id of an image on this host, as ``docker_images.resolve`` returns it
+    image: str
+    #: folders of the host the container sees, writable, under their own paths
+    folders: Sequence[Path] = ()
+    #: the same, read-only
+    read_only_folders: Sequence[Path] = ()
+    #: a network of its own with a way out; without it there is none but the loopback
+    network: bool = False
+    #: whether the image's files are read-only; /tmp is writable always
+    read_only: bool = True
+    #: bytes of /tmp and /dev/shm, which lie in memory and count as such
+    tmp_size: int = 256 << 20
+    #: labels of the container: whose it is
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +91,23 @@ class ProcessSpec:
     lease_deadline: float
     timeout: float | None = None
     grace: float = 10.0
+    limits: Limits = Limits()
+    #: needed by the Docker executor, ignored by others
+    sandbox: Sandbox | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Handle:
-    """How to find a process again: its directory, its supervisor's pid and start time."""
+    """How to find a process again.
+
+    Its directory; and its supervisor's pid and start time, or its container's id.
+    """
 
     executor: str
     directory: Path
-    pid: int
-    start_time: str
+    pid: int = 0
+    start_time: str = ""
+    container: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"directory": str(self.directory)}
@@ -62,6 +119,7 @@ class Handle:
             Path(data["directory"]),
             int(data["pid"]),
             str(data["start_time"]),
+            str(data.get("container") or ""),
         )
 
 
@@ -71,8 +129,10 @@ class ProcessStatus:
 
     ``reason``: ``exited`` (by itself or by a foreign signal), ``stopped`` (by ``stop``),
     ``timeout``, ``lease`` (deadline passed), ``disk_full`` (its output could not be written),
-    ``not_started`` (``error`` says why), ``lost`` (nobody knows). ``exit_code`` is None when a
-    signal ended it.
+    ``output_limit`` and ``process_limit`` (it passed its ``Limits``), ``not_started`` (``error``
+    says why), ``lost`` (nobody knows; ``error`` says what is known). ``exit_code`` is None when a
+    signal ended it. A container that exits with 128 + n counts as ended by signal n: the engine
+    does not tell them apart.
     """
 
     reason: str
@@ -119,7 +179,11 @@ class Executor(abc.ABC):
     def read_output(
         self, handle: Handle, offset: int, limit: int = 1 << 20
     ) -> tuple[list[Chunk], int]:
-        """Chunks since ``offset`` (0 at first), about ``limit`` bytes, and the new offset."""
+        """Chunks since ``offset`` (0 at first), about ``limit`` bytes, and the new offset.
+
+        Offsets are opaque; one read from here serves another executor object after ``adopt``.
+        After ``poll`` has returned a status, no chunks means that there are no more.
+        """
 
     @abc.abstractmethod
     def renew(self, handle: Handle, deadline: float) -> None:

@@ -2,11 +2,17 @@
 
 There is no isolation: what runs here may do whatever the worker's user may do. The worker therefore
 uses it only when it was started with that choice (``--allow-process``).
+
+Of the limits it keeps those of open files, file size, address space and output. The number of
+processes is looked at four times a second: RLIMIT_NPROC would count all processes of the worker's
+user. Memory and processors are not limited; a process the kernel kills for want of memory is told
+as such when the control group says so.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import Chunk, Executor, ExecutorError, Handle, ProcessSpec, ProcessStatus
+from .files import write_private
 from .supervisor import FRAME
 
 #: Set in the environment of everything an executor starts; finds processes whose supervisor was
@@ -42,7 +49,7 @@ class ProcessExecutor(Executor):
         if not allow:
             raise ExecutorError(
                 "This worker may not start local processes: they are not isolated."
-                " Start it with --allow-process to allow them."
+                " Start it with --allow-process to allow them, or with --docker to use containers."
             )
         self._own: dict[int, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
@@ -50,16 +57,17 @@ class ProcessExecutor(Executor):
     def start(self, spec: ProcessSpec, directory: Path) -> Handle:
         directory.mkdir(mode=0o700, parents=True)
         mark = uuid.uuid4().hex
-        self._write(directory / "mark", mark)
-        self._write(directory / "lease", repr(spec.lease_deadline))
+        write_private(directory / "mark", mark)
+        write_private(directory / "lease", repr(spec.lease_deadline))
         content = {
             "argv": list(spec.argv),
             "cwd": str(spec.cwd),
             "env": {**spec.env, MARK: mark},
             "timeout": spec.timeout,
             "grace": spec.grace,
+            "limits": dataclasses.asdict(spec.limits),
         }
-        self._write(directory / "spec.json", json.dumps(content))
+        write_private(directory / "spec.json", json.dumps(content))
         with open(directory / "supervisor.log", "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(_SUPERVISOR), str(directory)],
@@ -73,7 +81,7 @@ class ProcessExecutor(Executor):
         with self._lock:
             self._own[process.pid] = process
         handle = Handle(self.name, directory, process.pid, _start_time(process.pid) or "")
-        self._write(directory / "handle.json", json.dumps(handle.to_dict()))
+        write_private(directory / "handle.json", json.dumps(handle.to_dict()))
         return handle
 
     def adopt(self, data: Mapping[str, Any]) -> Handle:
@@ -117,11 +125,11 @@ class ProcessExecutor(Executor):
         return chunks, offset
 
     def renew(self, handle: Handle, deadline: float) -> None:
-        self._write(handle.directory / "lease", repr(deadline))
+        write_private(handle.directory / "lease", repr(deadline))
 
     def stop(self, handle: Handle, grace: float) -> None:
         if self._is_alive(handle):
-            self._write(handle.directory / "stop", repr(float(grace)))
+            write_private(handle.directory / "stop", repr(float(grace)))
             # Before the output file is there the supervisor would die of the signal; then it finds
             # the request by itself.
             if (handle.directory / "output").exists():
@@ -172,15 +180,6 @@ class ProcessExecutor(Executor):
         if own is not None and own.poll() is not None:
             with self._lock:
                 self._own.pop(handle.pid, None)
-
-    @staticmethod
-    def _write(path: Path, content: str) -> None:
-        """Replace a small file in one step, readable by this user only."""
-        temporary = path.with_name(f".{path.name}.{threading.get_ident()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(content)
-        os.rename(temporary, path)
 
 
 def kill_marked(directory: Path) -> int:

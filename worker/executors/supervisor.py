@@ -6,7 +6,8 @@ of the worker cannot pull the rug from under it.
 
 Files in the directory:
 
-- ``spec.json``    argv, cwd, env, timeout, grace. Read and removed at once: it holds secrets.
+- ``spec.json``    argv, cwd, env, timeout, grace, limits. Read and removed at once: it holds
+                   secrets.
 - ``lease``        a number, the monotonic time at which everything is killed; the worker moves it
                    on with each heartbeat.
 - ``stop``         when present, a number: stop within so many seconds of grace. The worker also
@@ -28,6 +29,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import selectors
 import signal
 import struct
@@ -42,6 +44,13 @@ STATUS_SIZE = 4096
 LEFTOVER_GRACE = 2.0
 #: Seconds after which a process that cannot even be killed is left to the system.
 GIVE_UP = 30.0
+
+#: Limit of ``base.Limits`` → the system's. Core files would hold secrets: there are none at all.
+_RLIMITS = {
+    "open_files": resource.RLIMIT_NOFILE,
+    "file_size": resource.RLIMIT_FSIZE,
+    "address_space": resource.RLIMIT_AS,
+}
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -77,6 +86,16 @@ def descendants() -> list[int]:
     return found
 
 
+def _set_rlimits(limits: dict) -> None:
+    """Limit the calling process and what it starts; never above what it is allowed already."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for name, number in _RLIMITS.items():
+        if limits.get(name) is not None:
+            _soft, hard = resource.getrlimit(number)
+            wanted = limits[name] if hard == resource.RLIM_INFINITY else min(limits[name], hard)
+            resource.setrlimit(number, (wanted, wanted))
+
+
 def _oom_kills() -> int:
     """How many processes of this control group died for want of memory (0 when unknown)."""
     with contextlib.suppress(OSError, ValueError):
@@ -104,6 +123,8 @@ class Supervisor:
         with open(self._path("spec.json")) as file:
             self.spec = json.load(file)
         os.unlink(self._path("spec.json"))
+        self.limits = self.spec.get("limits") or {}
+        self.written = 0
         # The place for the status is taken now, so that a full disk cannot keep us from writing it
         # at the end.
         with open(self._path("status.next"), "wb") as file:
@@ -164,6 +185,7 @@ class Supervisor:
     def _start(self) -> subprocess.Popen[bytes]:
         def prepare() -> None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            _set_rlimits(self.limits)
             # When memory runs out the kernel shall choose the run, not the worker or the
             # database server.
             with (
@@ -208,6 +230,9 @@ class Supervisor:
                 self._begin("lease", 0.0)
             elif self.reason == "exited" and now >= self.deadline:
                 self._begin("timeout", float(self.spec["grace"]))
+            most = self.limits.get("processes")
+            if self.reason == "exited" and most is not None and len(descendants()) > most:
+                self._begin("process_limit", 0.0)
             grace = self._number("stop", None)
             if grace is not None and (
                 self.reason == "exited" or (grace == 0 and len(self.ladder) > 1)
@@ -261,7 +286,12 @@ class Supervisor:
         return moved
 
     def _write(self, stream: int, data: bytes) -> None:
-        if self.reason == "disk_full":
+        if self.reason in ("disk_full", "output_limit"):
+            return
+        self.written += FRAME.size + len(data)
+        most = self.limits.get("output")
+        if most is not None and self.written > most:
+            self._begin("output_limit", 0.0)
             return
         view = memoryview(FRAME.pack(stream, time.time_ns() // 1000, len(data)) + data)
         try:

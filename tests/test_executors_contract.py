@@ -1,0 +1,286 @@
+"""The contract of executors, with real processes and a real Docker engine."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import docker
+
+from odoo.addons.odooops.worker.executors.base import ExecutorError, Limits, Sandbox
+from odoo.addons.odooops.worker.executors.docker import (
+    LABEL_CONTROL_PLANE,
+    LABEL_EPOCH,
+    LABEL_RUN,
+    DockerExecutor,
+)
+from odoo.addons.odooops.worker.executors.process import ProcessExecutor
+
+from .docker_engine import IMAGE, need_engine
+from .executor_contract import ExecutorCase, ExecutorContract, running
+from .worker_common import ADDON, FolderCase, wait_for
+
+
+class TestProcessExecutorContract(ExecutorContract, FolderCase):
+    def make_executor(self):
+        return ProcessExecutor(allow=True)
+
+
+class DockerCase(ExecutorCase):
+    env = {"MARKER": "present"}
+
+    def setUp(self):
+        self.engine = need_engine()
+        super().setUp()
+        image = self.executor.resolve(IMAGE, None)
+        self.labels = {LABEL_CONTROL_PLANE: self.folder.name, LABEL_RUN: "7", LABEL_EPOCH: "1"}
+        self.sandbox = Sandbox(image.id, [self.folder], labels=self.labels)
+
+    def make_executor(self):
+        return DockerExecutor(self.engine.host)
+
+    def change(self, **values):
+        self.sandbox = Sandbox(
+            **{"image": self.sandbox.image, "folders": [self.folder], "labels": self.labels}
+            | values
+        )
+
+    def inspect(self, handle):
+        return self.engine.client.inspect_container(handle.container)
+
+
+class TestDockerExecutorContract(DockerCase, ExecutorContract, FolderCase):
+    pass
+
+
+class TestDockerExecutor(DockerCase, FolderCase):
+    def test_a_container_has_nothing_but_what_it_was_given(self):
+        script = (
+            "id -u; grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status;"
+            "touch /root-is-writable 2>&1 || true; touch /tmp/x && echo tmp;"
+            "ls /sys/class/net; ls /var/run/docker.sock 2>&1 || true; echo file > made"
+        )
+        status, output = self.finish(self.start(script, limits=Limits(memory=64 << 20, cpus=0.5)))
+        text = output["stdout"].decode()
+        self.assertEqual(status.exit_code, 0, output)
+        lines = text.splitlines()
+        self.assertEqual(lines[0], str(os.getuid()))
+        self.assertRegex(text, r"CapEff:\t0+\n")
+        self.assertRegex(text, r"CapBnd:\t0+\n")
+        self.assertRegex(text, r"NoNewPrivs:\t1\n")
+        self.assertIn("Read-only file system", text)
+        self.assertIn("tmp", lines)
+        self.assertIn("lo", lines)
+        self.assertNotIn("eth0", lines)
+        self.assertIn("No such file", lines[-1])
+        self.assertEqual((self.folder / "made").stat().st_uid, os.getuid())
+
+    def test_files_of_secrets_can_be_read_and_not_changed(self):
+        folder = Path(tempfile.mkdtemp(prefix="odooops-test-", dir="/dev/shm"))
+        self.addCleanup(shutil.rmtree, folder)
+        (folder / "KEY").write_text("shown to the step")
+        self.change(read_only_folders=[folder])
+        status, output = self.finish(self.start(f"cat {folder}/KEY; echo x > {folder}/KEY"))
+        self.assertEqual(output["stdout"], b"shown to the step")
+        self.assertIn(b"Read-only", output["stderr"])
+        self.assertNotEqual(status.exit_code, 0)
+
+    def test_the_engine_was_told_all_limits(self):
+        self.start("sleep 71250", limits=Limits(memory=64 << 20, cpus=0.5, processes=30))
+        handle = self.executor.adopt(
+            json.loads((self.folder / "process-1" / "handle.json").read_text())
+        )
+        config = self.inspect(handle)["HostConfig"]
+        self.assertEqual(config["Memory"], 64 << 20)
+        self.assertEqual(config["MemorySwap"], 64 << 20)
+        self.assertEqual((config["NanoCpus"], config["PidsLimit"]), (500_000_000, 30))
+        self.assertFalse(config["AutoRemove"] or config["Privileged"])
+        self.assertEqual(config["NetworkMode"], "none")
+        sources = {mount["Source"] for mount in self.inspect(handle)["Mounts"]}
+        self.assertTrue(all(source.startswith(str(self.folder)) for source in sources), sources)
+
+    def test_more_memory_than_allowed_is_told_as_such(self):
+        if not self.engine.client.info()["MemoryLimit"]:
+            self.skipTest("This kernel has no memory control group.")
+        for script in ("tail -c 200m /dev/zero", "exec tail -c 200m /dev/zero"):
+            status, _output = self.finish(self.start(script, limits=Limits(memory=24 << 20)))
+            self.assertTrue(status.out_of_memory, status)
+            self.assertEqual(status.shell_code, 137)
+
+    def test_the_lease_cannot_be_prolonged_from_inside(self):
+        script = (
+            "echo 99999999999 > /run/odooops/control/lease || echo refused;"
+            "trap '' INT TERM; while :; do sleep 71251; done"
+        )
+        began = time.monotonic()
+        status, output = self.finish(self.start(script, lease=2.0))
+        self.assertEqual((status.reason, output["stdout"]), ("lease", b"refused\n"))
+        self.assertLess(time.monotonic() - began, 5)
+        self.assertEqual(running("71251"), [])
+
+    def test_a_container_outlives_its_worker_but_not_its_lease(self):
+        code = (
+            "import json, sys, time; sys.path.insert(0, sys.argv[1])\n"
+            "from pathlib import Path\n"
+            "from worker.executors.base import ProcessSpec, Sandbox\n"
+            "from worker.executors.docker import DockerExecutor\n"
+            "folder = Path(sys.argv[2])\n"
+            "spec = ProcessSpec(['/bin/sh', '-c', 'echo hello; sleep 71252'], folder, {},"
+            " time.monotonic() + 4, sandbox=Sandbox(sys.argv[4], [folder]))\n"
+            "handle = DockerExecutor(sys.argv[3]).start(spec, folder / 'p')\n"
+            "print(json.dumps(handle.to_dict()), flush=True)\n"
+            "time.sleep(60)\n"
+        )
+        argv = [sys.executable, "-c", code, str(ADDON), str(self.folder), self.engine.host]
+        worker = subprocess.Popen([*argv, self.sandbox.image], stdout=subprocess.PIPE)
+        data = json.loads(worker.stdout.readline())
+        wait_for(lambda: running("71252"))
+        worker.kill()
+        worker.wait()
+        worker.stdout.close()
+        time.sleep(1)
+        self.assertTrue(running("71252"), "It died with its worker.")
+        handle = self.executor.adopt(data)
+        self.addCleanup(self.executor.cleanup, handle)
+        status, output = self.finish(handle)
+        self.assertEqual((status.reason, output["stdout"]), ("lease", b"hello\n"))
+        self.assertEqual(running("71252"), [])
+
+    def test_a_container_removed_by_somebody_is_lost(self):
+        handle = self.start("echo ready; sleep 71253")
+        self.wait_output(handle, b"ready")
+        self.engine.client.remove_container(handle.container, force=True)
+        status, _output = self.finish(handle)
+        self.assertEqual(status.reason, "lost")
+        self.assertIn("removed", status.error)
+
+    def test_a_container_killed_by_somebody_is_lost(self):
+        handle = self.start("echo ready; sleep 71254")
+        self.wait_output(handle, b"ready")
+        self.engine.client.kill(handle.container)
+        status, output = self.finish(handle)
+        self.assertEqual((status.reason, output["stdout"]), ("lost", b"ready\n"))
+        self.assertIn("killed from outside", status.error)
+
+    def own_engine(self):
+        if not self.engine.own:
+            self.skipTest("Somebody else's engine is not restarted.")
+        return self.engine.own
+
+    def test_a_restart_of_the_engine_that_kills_containers_is_told(self):
+        engine = self.own_engine()
+        handle = self.start("echo ready; sleep 71255")
+        self.wait_output(handle, b"ready")
+        engine.stop()
+        self.assertIsNone(self.executor.poll(handle), "The engine is away, not the container.")
+        engine.start()
+        status, output = self.finish(handle)
+        self.assertEqual((status.reason, output["stdout"]), ("lost", b"ready\n"))
+        self.assertIn("restart", status.error)
+
+    def test_output_goes_on_when_containers_live_through_a_restart_of_the_engine(self):
+        engine = self.own_engine()
+        engine.restart(live_restore=True)
+        self.addCleanup(engine.restart)
+        os.mkfifo(self.folder / "fifo")
+        handle = self.start("echo one; echo two; read line < fifo; echo $line; exit 5")
+        self.wait_output(handle, b"one\n")
+        engine.restart(live_restore=True)
+        wait_for(lambda: self.executor.poll(handle) is None)
+        (self.folder / "fifo").write_text("three\n")
+        status, output = self.finish(handle)
+        self.assertEqual((status.reason, status.exit_code), ("exited", 5), status)
+        self.assertEqual(output["stdout"], b"one\ntwo\nthree\n")
+
+    def test_an_engine_that_does_not_answer_is_a_sentence(self):
+        with self.assertRaisesRegex(ExecutorError, "does not answer. Start it"):
+            DockerExecutor(f"unix://{self.folder}/nothing.sock")
+
+    def test_an_image_that_cannot_be_had_is_a_sentence(self):
+        with self.assertRaisesRegex(ExecutorError, "cannot be pulled.*docker load") as caught:
+            self.executor.resolve("127.0.0.1:9/nothing:1", None)
+        self.assertEqual(caught.exception.code, "setup_error")
+
+    def test_a_digest_is_that_image_and_no_other(self):
+        image = self.executor.resolve(IMAGE, None)
+        self.assertEqual(self.executor.resolve(IMAGE, image.id).id, image.id)
+        with self.assertRaises(ExecutorError):
+            self.executor.resolve(f"127.0.0.1:9/{IMAGE}", "sha256:" + "0" * 64)
+
+    def test_an_image_without_a_shell_is_a_sentence(self):
+        client = self.engine.client
+        client.import_image_from_data(b"\0" * 10240, repository="odooops-test-empty", tag="1")
+        self.change(image=self.executor.resolve("odooops-test-empty:1", None).id)
+        with self.assertRaisesRegex(ExecutorError, "no /bin/sh"):
+            self.start("true")
+        self.assertEqual(self.ours(), [])
+
+    def test_a_network_of_its_own_is_made_and_removed(self):
+        self.change(network=True)
+        handle = self.start("ls /sys/class/net")
+        networks = self.engine.client.networks(
+            filters={"label": f"{LABEL_CONTROL_PLANE}={self.folder.name}"}
+        )
+        self.assertEqual(len(networks), 1)
+        _status, output = self.finish(handle)
+        self.assertIn(b"eth0", output["stdout"])
+        self.executor.cleanup(handle)
+        self.assertFalse(self.engine.client.networks(ids=[networks[0]["Id"]]))
+
+    def ours(self):
+        filters = {"label": f"{LABEL_CONTROL_PLANE}={self.folder.name}"}
+        return self.engine.client.containers(all=True, filters=filters)
+
+    def test_garbage_is_what_has_our_label_and_a_run_that_is_over(self):
+        mine = self.start("sleep 71256")
+        self.labels = {**self.labels, LABEL_RUN: "8"}
+        self.change()
+        live = self.start("sleep 71256")
+        self.labels = {LABEL_CONTROL_PLANE: "somebody-elses", LABEL_RUN: "7", LABEL_EPOCH: "1"}
+        self.change()
+        foreign = self.start("sleep 71256")
+        self.labels = {LABEL_CONTROL_PLANE: self.folder.name}
+        self.change()
+        unknown = self.start("sleep 71256")
+        removed = self.executor.collect_garbage(self.folder.name, lambda run, epoch: run == 8)
+        self.assertEqual(removed, [mine.container])
+        for handle in (live, foreign, unknown):
+            self.assertTrue(self.inspect(handle)["State"]["Running"])
+        with self.assertRaises(docker.errors.NotFound):
+            self.inspect(mine)
+
+    def test_cleanup_leaves_nothing_behind(self):
+        self.change(network=True)
+        handle = self.start("sleep 71257", PGHOST="127.0.0.1", PGPORT="9")
+        self.executor.cleanup(handle)
+        self.assertEqual((self.ours(), running("71257")), ([], []))
+        self.assertFalse(handle.directory.exists())
+        relay = str(handle.directory / "relay")
+        wait_for(lambda: not running(relay), 10)
+
+    def test_files_of_the_executor_are_private(self):
+        handle = self.start("sleep 71258")
+        self.assertEqual(stat.S_IMODE(handle.directory.stat().st_mode), 0o700)
+
+    def test_a_frozen_container_ends_at_once_when_its_lease_is_over(self):
+        handle = self.start("sleep 71259", lease=2.0)
+        self.engine.client.pause(handle.container)
+        time.sleep(3)
+        self.executor.renew(handle, time.monotonic() - 1)
+        self.engine.client.unpause(handle.container)
+        status, _output = self.finish(handle, 5)
+        self.assertEqual(status.reason, "lease")
+
+    def test_a_step_without_its_watchdog_is_still_stopped_by_the_worker(self):
+        handle = self.start("trap '' INT TERM; kill -9 -1; echo ready; sleep 71260; sleep 71260")
+        self.wait_output(handle, b"ready")
+        self.executor.stop(handle, 0.5)
+        status, _output = self.finish(handle, 15)
+        self.assertEqual(status.reason, "stopped")
+        self.assertEqual(status.signal, signal.SIGKILL)

@@ -1,0 +1,174 @@
+"""Workers that run steps in containers: a real kernel, a real engine, real workers."""
+
+import json
+import signal
+import uuid
+
+from odoo.addons.odooops.devtools import embedded
+from odoo.addons.odooops.worker.executors.base import ExecutorError, Limits
+from odoo.addons.odooops.worker.executors.choice import read_tool
+from odoo.addons.odooops.worker.executors.docker import LABEL_RUN
+
+from .docker_engine import IMAGE, import_program, need_engine
+from .executor_contract import running
+from .worker_common import FolderCase, KernelCase, wait_for
+
+PSQL_IMAGE = "odooops-test-psql:1"
+
+
+class TestDockerWorker(KernelCase):
+    def setUp(self):
+        self.engine = need_engine()
+        super().setUp()
+        self.tool = f"{self.slug}:1"
+        self.make_tool(IMAGE)
+
+    def make_tool(self, image, **values):
+        name, version = self.tool.split(":")
+        with self.environment() as env:
+            tool = env["ops.tool"].create(
+                {"tool_name": name, "version": version, "docker_image": image} | values
+            )
+            tool_id = tool.id
+
+        def remove():
+            with self.environment() as env:
+                env["ops.tool"].browse(tool_id).exists().unlink()
+
+        self.addCleanup(remove)
+        return tool_id
+
+    def worker_options(self):
+        return [
+            *(option for option in super().worker_options() if option != "--allow-process"),
+            "--docker",
+            f"--docker-host={self.engine.host}",
+        ]
+
+    def containers(self, run_id):
+        filters = {"label": f"{LABEL_RUN}={run_id}"}
+        return self.engine.client.containers(all=True, filters=filters)
+
+    def execute(self, *options, **config):
+        config = {"tool": self.tool, **config}
+        config = {name: value for name, value in config.items() if value is not None}
+        run_id = self.queue(self.make_workflow(name=f"Workflow {uuid.uuid4()}", **config))
+        worker = self.start_worker("--until-idle", *options)
+        self.assertEqual(worker.wait(90), 0)
+        return run_id, self.run_row(run_id)
+
+    def test_steps_run_in_the_tools_image_which_the_run_records(self):
+        run_id, row = self.execute(
+            labels=["docker"],
+            env={"GREETING": "hello"},
+            steps=[
+                {"name": "One", "run": "echo $GREETING; ls /; echo kept > out.txt"},
+                {"name": "Two", "run": "cat out.txt; echo $HOME; ls -a $HOME; exit 3"},
+            ],
+            artifacts=[{"path": "out.txt"}],
+        )
+        self.assertEqual((row["status"], row["error_code"], row["exit_code"]), (
+            "failed", "exit_code", 3), row)  # fmt: skip
+        messages = self.messages(run_id)
+        self.assertIn("hello", messages)
+        self.assertIn("kept", messages)
+        self.assertNotIn("usr", messages, "That was not the image's root.")
+        image = self.engine.client.inspect_image(IMAGE)
+        self.assertEqual(row["metadata"]["image"]["image_id"], image["Id"])
+        payloads = self.query("SELECT payload FROM ops_run_event WHERE run_id = %s", run_id)
+        self.assertTrue(any(image["Id"] in json.dumps(payload) for (payload,) in payloads))
+        keys = self.query("SELECT artifact_key FROM ops_run_artifact WHERE run_id = %s", run_id)
+        self.assertEqual({key for (key,) in keys}, {"out.txt", "run.log.gz"})
+        self.assertEqual(self.containers(run_id), [])
+        self.assertEqual(list((self.folder / "work").iterdir()), [])
+
+    def test_a_run_reaches_its_database_without_a_network(self):
+        psql = embedded.programs() / "psql"
+        if not psql.exists():
+            self.skipTest("The server is not the embedded one, whose psql goes into the image.")
+        import_program(self.engine.client, PSQL_IMAGE, psql)
+        self.tool = f"{self.slug}:2"
+        self.make_tool(PSQL_IMAGE)
+        statement = (
+            "SELECT 'user ' || current_user, 'rows ' || count(*) FROM generate_series(1,9999)"
+        )
+        run_id, row = self.execute(
+            database=True,
+            steps=[
+                {"name": "Net", "run": "ls /sys/class/net | tr '\\n' ' '"},
+                {"name": "Ask", "run": f'psql -At -c "{statement}"'},
+                {"name": "Much", "run": "psql -At -c \"SELECT repeat('x', 5000000)\" | wc -c"},
+            ],
+        )
+        messages = self.messages(run_id)
+        self.assertEqual(row["status"], "succeeded", (row, messages))
+        self.assertTrue(any("rows 9999" in text and "odooops_run_" in text for text in messages))
+        self.assertIn("5000001", messages)
+        self.assertFalse(any("eth0" in text for text in messages))
+
+    def test_a_canceled_run_ends_its_container(self):
+        run_id = self.queue(
+            self.make_workflow(
+                tool=self.tool, steps=[{"name": "Wait", "run": "echo ready; sleep 71270"}]
+            )
+        )
+        self.start_worker()
+        wait_for(lambda: "ready" in self.messages(run_id))
+        self.assertTrue(self.call("cancel_run", run_id)["success"])
+        row = self.wait_status(run_id, "canceled")
+        self.assertEqual(row["error_code"], "canceled")
+        wait_for(lambda: not self.containers(run_id) and not running("71270"), 20)
+
+    def test_the_next_worker_removes_the_container_of_a_dead_one(self):
+        run_id = self.queue(
+            self.make_workflow(
+                tool=self.tool, steps=[{"name": "Wait", "run": "echo ready; sleep 71271"}]
+            )
+        )
+        worker = self.start_worker()
+        wait_for(lambda: "ready" in self.messages(run_id))
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        self.assertTrue(running("71271"), "It died with its worker.")
+        self.expire_leases()
+        self.start_worker("--garbage-seconds=1")
+        row = self.wait_status(run_id, "failed")
+        self.assertEqual(row["error_code"], "worker_lost")
+        wait_for(lambda: not self.containers(run_id) and not running("71271"), 30)
+
+    def test_memory_and_output_limits_of_the_tool_are_told(self):
+        steps = [{"name": "Eat", "run": "tail -c 300m /dev/zero"}]
+        self.tool = f"{self.slug}:3"
+        self.make_tool(IMAGE, config={"memory": "32m", "output": "100k"})
+        _run, row = self.execute(steps=steps)
+        self.assertEqual((row["status"], row["error_code"]), ("failed", "out_of_memory"), row)
+        _run, row = self.execute(steps=[{"name": "Talk", "run": "yes"}])
+        self.assertEqual((row["status"], row["error_code"]), ("failed", "resource_limit"), row)
+
+    def test_an_image_nobody_has_is_a_setup_error_that_says_what_to_do(self):
+        self.tool = f"{self.slug}:4"
+        self.make_tool("127.0.0.1:9/nothing:1")
+        _run, row = self.execute(steps=[{"name": "Never", "run": "true"}])
+        self.assertEqual((row["status"], row["error_code"]), ("failed", "setup_error"))
+        self.assertIn("cannot be pulled", row["error_message"])
+
+    def test_without_consent_nothing_runs_as_a_process(self):
+        _run, row = self.execute(tool=None, steps=[{"name": "Never", "run": "true"}])
+        self.assertEqual((row["status"], row["error_code"]), ("failed", "setup_error"))
+        self.assertIn("--allow-process", row["error_message"])
+
+
+class TestTool(FolderCase):
+    row = {"tool_name": "odoo", "version": "19.0", "docker_image": "odoo:19", "digest": None}
+
+    def test_its_config_changes_limits_and_isolation(self):
+        config = {"memory": "2g", "cpus": 0.5, "processes": 9, "read_only": False}
+        tool = read_tool(self.row | {"config": config}, Limits(memory=1, output=5))
+        self.assertEqual(tool.limits, Limits(memory=2 << 30, cpus=0.5, processes=9, output=5))
+        self.assertFalse(tool.read_only)
+
+    def test_a_wrong_config_is_refused_with_the_name_of_the_setting(self):
+        wrong = {"memory": "much", "cpus": True, "processes": 0, "read_only": 1, "privileged": True}
+        for name, value in wrong.items():
+            with self.assertRaisesRegex(ExecutorError, f"{name} .*|setting {name}"):
+                read_tool(self.row | {"config": {name: value}}, Limits())

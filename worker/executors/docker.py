@@ -1,0 +1,498 @@
+"""Executor of containers on a Docker engine of the same host; isolates by default.
+
+A container has no network, no capabilities, no way to gain any, the worker's own user and group, a
+read-only image, and of the host only the folders of its run. Its memory, processors, processes and
+output are limited. PID 1 is a small script (``container_init.sh``): it runs the step, walks the
+ladder of signals and ends everything when the lease passes. So a container outlives its worker,
+but not its lease. The engine keeps output and exit code until ``cleanup``; another worker on this
+host adopts with nothing but the handle.
+
+What it cannot do: a step that kills its own watchdog on purpose lives until the worker, or the next
+one's collection of garbage, removes its container. The engine must run on the same kernel, as
+folders and the clock are shared: an engine in a virtual machine or on another host is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import requests
+from docker.types import LogConfig, Mount, Ulimit
+
+from . import docker_images
+from .base import Chunk, Executor, ExecutorError, Handle, Limits, ProcessSpec, ProcessStatus
+from .docker_output import ENTRY_OVERHEAD, OutputStream, open_log
+from .files import write_private
+
+_logger = logging.getLogger(__name__)
+
+#: Labels of all that is ours on an engine: whose run it is, and that it may be removed after it.
+LABEL = "org.odooops"
+LABEL_CONTROL_PLANE, LABEL_RUN, LABEL_EPOCH, LABEL_WORKER = (
+    f"{LABEL}.{name}" for name in ("control-plane", "run", "epoch", "worker")
+)
+_UNIX = "unix://"
+DEFAULT_HOST = f"{_UNIX}/var/run/docker.sock"
+#: Where a container finds what we give it.
+ROOT = "/run/odooops"
+#: Seconds for an answer of the engine, and between two looks at a container that seems to live.
+ANSWER_SECONDS, LOOK_SECONDS = 60, 2.0
+#: Seconds an engine may be away before its containers count as lost.
+ENGINE_PATIENCE = 60.0
+#: Seconds after which the worker itself kills what the container's own watchdog should have.
+WATCHDOG_PATIENCE = 5.0
+_INIT = Path(__file__).with_name("container_init.sh")
+_RELAY = Path(__file__).with_name("relay.py")
+_UNREACHABLE = (docker.errors.DockerException, requests.RequestException)
+_REASONS = ("exited", "stopped", "timeout", "lease", "process_limit", "not_started")
+
+
+@dataclasses.dataclass
+class _State:
+    """What one executor object knows of one container; all of it can be found out again."""
+
+    stream: OutputStream | None = None
+    status: ProcessStatus | None = None
+    looked_at: float = 0.0
+    unreachable_since: float | None = None
+    kill_at: float = float("inf")
+    output_limit: int | None = None
+    is_over_limit: bool = False
+
+
+class DockerExecutor(Executor):
+    """Containers on the engine at ``host`` (such as ``unix:///var/run/docker.sock``).
+
+    Raises ``ExecutorError`` when the engine does not answer or cannot serve.
+    """
+
+    name = "docker"
+
+    def __init__(self, host: str = "") -> None:
+        self._host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
+        if not self._host.startswith(f"{_UNIX}/"):
+            raise ExecutorError(
+                f"The address of the Docker engine must be {_UNIX}/path, and {self._host} is not:"
+                " the worker needs an engine on its own host."
+            )
+        try:
+            self._client = docker.APIClient(self._host, version="auto", timeout=ANSWER_SECONDS)
+            info = self._client.info()
+        except _UNREACHABLE as error:
+            raise docker_images.explain(error, f"No containers on {self._host}") from error
+        if info.get("OSType") != "linux" or info.get("KernelVersion") != platform.release():
+            raise ExecutorError(
+                f"The Docker engine at {self._host} runs on another machine or in a virtual one;"
+                " the worker needs one that shares its folders and its clock."
+            )
+        self._user = f"{os.getuid()}:{os.getgid()}"
+        self._states: dict[str, _State] = {}
+        self._relays: dict[int, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+
+    def resolve(
+        self,
+        reference: str,
+        digest: str | None,
+        *,
+        say: Callable[[str], None] = lambda _line: None,
+        check: Callable[[], None] = lambda: None,
+        credentials: docker_images.Credentials | None = None,
+    ) -> docker_images.Image:
+        """See ``docker_images.resolve``."""
+        return docker_images.resolve(
+            self._client, reference, digest, say=say, check=check, credentials=credentials
+        )
+
+    # The contract
+
+    def start(self, spec: ProcessSpec, directory: Path) -> Handle:
+        if spec.sandbox is None:
+            raise ExecutorError("The Docker executor was given no image.")
+        directory.mkdir(mode=0o700, parents=True)
+        for name in ("control", "end"):
+            (directory / name).mkdir(mode=0o700)
+        _write_lease(directory, spec.lease_deadline)
+        content = {"output_limit": spec.limits.output, "network": None}
+        container = ""
+        try:
+            env = self._environment(spec, directory)
+            if spec.sandbox.network:
+                content["network"] = self._make_network(spec)
+            write_private(directory / "container.json", json.dumps(content))
+            container = self._create(spec, directory, env, content["network"])
+            handle = Handle(self.name, directory, container=container)
+            write_private(directory / "handle.json", json.dumps(handle.to_dict()))
+            self._client.start(container)
+        except BaseException as error:
+            self._remove(container, content["network"])
+            shutil.rmtree(directory, ignore_errors=True)
+            if isinstance(error, _UNREACHABLE):
+                raise self._start_error(error, spec) from error
+            raise
+        self._states[container] = _State(output_limit=spec.limits.output)
+        self._state(handle).stream = self._open(handle, 0)
+        return handle
+
+    def adopt(self, data: Mapping[str, Any]) -> Handle:
+        handle = Handle.from_dict(data)
+        if handle.executor != self.name or not handle.directory.is_dir() or not handle.container:
+            raise ExecutorError(f"There is no container to adopt in {handle.directory}.")
+        try:
+            self._client.inspect_container(handle.container)
+        except docker.errors.NotFound as error:
+            raise ExecutorError("The container to adopt has been removed.") from error
+        except _UNREACHABLE as error:
+            raise docker_images.explain(error, "The container cannot be adopted") from error
+        self._state(handle)
+        return handle
+
+    def poll(self, handle: Handle) -> ProcessStatus | None:
+        state = self._state(handle)
+        if state.status:
+            return state.status
+        stream, now = state.stream, time.monotonic()
+        if stream and stream.is_over_limit and not state.is_over_limit:
+            state.is_over_limit = True
+            self._kill(handle)
+        if now >= state.kill_at:
+            state.kill_at = now + WATCHDOG_PATIENCE
+            self._kill(handle)
+        if stream and not stream.ended and now < state.looked_at + LOOK_SECONDS:
+            return None
+        state.looked_at = now
+        try:
+            found = self._client.inspect_container(handle.container)
+        except docker.errors.NotFound:
+            state.status = _lost("The container was removed while it ran, not by this worker.")
+            return state.status
+        except _UNREACHABLE as error:
+            return self._unreachable(state, error)
+        state.unreachable_since = None
+        if found["State"]["Running"] or found["State"]["Paused"]:
+            if stream and stream.ended and not state.is_over_limit:
+                # The engine was restarted under a container that lives on: read_output goes on.
+                state.stream = None
+            return None
+        if stream and not stream.ended:
+            return None
+        state.status = self._status(handle, state, found["State"])
+        return state.status
+
+    def read_output(
+        self, handle: Handle, offset: int, limit: int = 1 << 20
+    ) -> tuple[list[Chunk], int]:
+        state = self._state(handle)
+        stream = state.stream
+        if stream is None or stream.position != offset:
+            if stream:
+                stream.close()
+            stream = state.stream = self._open(handle, offset)
+        # Of a container that has ended all is there already, it only has to arrive.
+        chunks = stream.take(limit, ANSWER_SECONDS if state.status else 0.0)
+        return chunks, offset + len(chunks)
+
+    def renew(self, handle: Handle, deadline: float) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            _write_lease(handle.directory, deadline)
+
+    def stop(self, handle: Handle, grace: float) -> None:
+        state = self._state(handle)
+        if state.status:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            write_private(handle.directory / "control" / "stop", f"{int(grace * 100)}\n")
+        state.kill_at = min(state.kill_at, time.monotonic() + grace + WATCHDOG_PATIENCE)
+        if grace <= 0:
+            self._kill(handle)
+
+    def cleanup(self, handle: Handle) -> None:
+        state = self._states.pop(handle.container, None)
+        if state and state.stream:
+            state.stream.close()
+        self._remove(handle.container, _read_json(handle.directory / "container.json", "network"))
+        shutil.rmtree(handle.directory, ignore_errors=True)
+        with self._lock:
+            # A relay ends by itself when its folder is gone; this only collects those that have.
+            ended = [pid for pid, relay in self._relays.items() if relay.poll() is not None]
+            for pid in ended:
+                del self._relays[pid]
+
+    # Garbage
+
+    def collect_garbage(self, control_plane: str, is_live: Callable[[int, int], bool]) -> list[str]:
+        """Remove containers and networks of runs of this control plane that nobody executes.
+
+        :param is_live: (run id, epoch) → whether that run holds a lease
+        :return: ids of what was removed
+        :raises ExecutorError: when the engine does not answer
+        """
+        removed = []
+        mine = {"label": [f"{LABEL_CONTROL_PLANE}={control_plane}"]}
+        try:
+            # All names before the first question: what is made just now must not look dead.
+            containers = self._client.containers(all=True, filters=mine)
+            networks = self._client.networks(filters=mine)
+            for found in containers:
+                if _is_over(found["Labels"], is_live):
+                    self._remove(found["Id"], None)
+                    removed.append(found["Id"])
+            for found in networks:
+                if _is_over(found["Labels"], is_live):
+                    self._remove("", found["Id"])
+                    removed.append(found["Id"])
+        except _UNREACHABLE as error:
+            raise docker_images.explain(error, "Leftover containers cannot be removed") from error
+        return removed
+
+    # Making
+
+    def _create(
+        self, spec: ProcessSpec, directory: Path, env: dict[str, str], network: str | None
+    ) -> str:
+        sandbox, limits = spec.sandbox, spec.limits
+        mounts = [
+            Mount(f"{ROOT}/control", str(directory / "control"), "bind", read_only=True),
+            Mount(f"{ROOT}/end", str(directory / "end"), "bind"),
+        ]
+        if (directory / "relay").is_dir():
+            mounts.append(Mount(f"{ROOT}/postgres", str(directory / "relay"), "bind"))
+        mounts += [Mount(str(path), str(path), "bind") for path in sandbox.folders]
+        mounts += [
+            Mount(str(path), str(path), "bind", read_only=True)
+            for path in sandbox.read_only_folders
+        ]
+        tmp = f"rw,exec,nosuid,nodev,mode=1777,size={sandbox.tmp_size}"
+        host_config = self._client.create_host_config(
+            network_mode=network or "none",
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            read_only=sandbox.read_only,
+            tmpfs={"/tmp": tmp},
+            shm_size=min(sandbox.tmp_size, 64 << 20),
+            mounts=mounts,
+            mem_limit=limits.memory,
+            memswap_limit=limits.memory,
+            nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
+            pids_limit=limits.processes,
+            ulimits=[Ulimit(name="core", soft=0, hard=0)],
+            oom_score_adj=500,
+            log_config=_log_config(limits.output),
+        )
+        timeout = "" if spec.timeout is None else str(int(spec.timeout * 100))
+        times = [timeout, str(int(spec.grace * 100))]
+        script = ["-c", _INIT.read_text(encoding="utf-8"), "odooops"]
+        return self._client.create_container(
+            sandbox.image,
+            entrypoint=["/bin/sh"],
+            command=[*script, *times, *_ulimit_words(limits), *spec.argv],
+            environment=env,
+            working_dir=str(spec.cwd),
+            user=self._user,
+            labels=dict(sandbox.labels),
+            healthcheck={"test": ["NONE"]},
+            host_config=host_config,
+            # The worker's own configuration of docker is not the run's.
+            use_config_proxy=False,
+        )["Id"]
+
+    def _make_network(self, spec: ProcessSpec) -> str:
+        return self._client.create_network(
+            f"odooops-{uuid.uuid4().hex}",
+            driver="bridge",
+            labels=dict(spec.sandbox.labels),
+        )["Id"]
+
+    def _environment(self, spec: ProcessSpec, directory: Path) -> dict[str, str]:
+        """The step's environment; PGHOST becomes the folder of a socket that leads there."""
+        env = dict(spec.env)
+        host = env.get("PGHOST")
+        if not host:
+            return env
+        port = env.get("PGPORT") or "5432"
+        folder = directory / "relay"
+        folder.mkdir(mode=0o700)
+        with _short_path(folder) as short, socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"{short}/.s.PGSQL.{port}")
+            listener.listen(128)
+            target = [f"{host}/.s.PGSQL.{port}"] if host.startswith("/") else [host, port]
+            relay = subprocess.Popen(
+                [
+                    sys.executable, "-I", "-S", str(_RELAY),
+                    str(listener.fileno()), str(folder), *target,
+                ],
+                cwd="/",
+                env={"PATH": os.defpath},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[listener.fileno()],
+            )  # fmt: skip
+        with self._lock:
+            self._relays[relay.pid] = relay
+        # A socket is never encrypted.
+        env.pop("PGSSLMODE", None)
+        return {**env, "PGHOST": f"{ROOT}/postgres", "PGPORT": port}
+
+    def _start_error(self, error: Exception, spec: ProcessSpec) -> ExecutorError:
+        words = str(getattr(error, "explanation", "") or "")
+        if '"/bin/sh"' in words:
+            return ExecutorError("The tool's image has no /bin/sh, which steps need.")
+        if isinstance(error, docker.errors.ImageNotFound):
+            return ExecutorError(f"The image {spec.sandbox.image} is no longer on this worker.")
+        return docker_images.explain(error, "The container could not be started")
+
+    # Watching
+
+    def _state(self, handle: Handle) -> _State:
+        state = self._states.get(handle.container)
+        if state is None:
+            limit = _read_json(handle.directory / "container.json", "output_limit")
+            state = self._states[handle.container] = _State(output_limit=limit)
+        return state
+
+    def _open(self, handle: Handle, skip: int) -> OutputStream:
+        path, version = self._host.removeprefix(_UNIX), self._client.api_version
+
+        def opened(follow: bool, tail: int | None) -> contextlib.AbstractContextManager[Any]:
+            return open_log(path, version, handle.container, follow, tail)
+
+        return OutputStream(opened, skip, self._state(handle).output_limit)
+
+    def _status(self, handle: Handle, state: _State, found: Mapping[str, Any]) -> ProcessStatus:
+        """How a container ended, from what PID 1 wrote and what the engine tells."""
+        code = int(found["ExitCode"])
+        try:
+            reason = (handle.directory / "end" / "reason").read_text(errors="replace").strip()
+        except OSError:
+            reason = ""
+        if state.is_over_limit:
+            reason = "output_limit"
+        elif reason not in _REASONS:
+            if (handle.directory / "control" / "stop").exists():
+                reason = "stopped"
+            elif found["OOMKilled"]:
+                reason = "exited"
+            else:
+                words = f" ({found['Error']})" if found.get("Error") else ""
+                return _lost(
+                    "The container was killed from outside, by a restart of the Docker engine or"
+                    f" by somebody; its exit code is {code}{words}."
+                )
+        if reason == "not_started":
+            return ProcessStatus(
+                reason, error="The command could not be started: the image has no such program."
+            )
+        number = code - 128 if code > 128 and code - 128 in iter(signal.Signals) else None
+        return ProcessStatus(
+            reason,
+            exit_code=None if number else code,
+            signal=number,
+            out_of_memory=bool(found["OOMKilled"]) and code != 0 and reason == "exited",
+        )
+
+    def _unreachable(self, state: _State, error: Exception) -> ProcessStatus | None:
+        """An engine that is away may come back, and its containers may live on; not for ever."""
+        now = time.monotonic()
+        if state.unreachable_since is None:
+            state.unreachable_since = now
+            _logger.warning("The Docker engine does not answer: %s", error)
+        if now - state.unreachable_since > ENGINE_PATIENCE:
+            state.status = _lost(
+                f"The Docker engine did not answer for {ENGINE_PATIENCE:g} seconds."
+            )
+        return state.status
+
+    def _kill(self, handle: Handle) -> None:
+        try:
+            self._client.kill(handle.container)
+        except docker.errors.APIError as error:
+            _logger.debug("Not killed: %s", error)
+        except _UNREACHABLE as error:
+            # The container's own watchdog finds the same wish in its folder.
+            _logger.warning("A container could not be killed: %s", error)
+
+    def _remove(self, container: str, network: str | None) -> None:
+        """Remove both for good; what cannot be removed now is left to the garbage collection."""
+        try:
+            if container:
+                with contextlib.suppress(docker.errors.NotFound):
+                    self._client.remove_container(container, force=True, v=True)
+            if network:
+                with contextlib.suppress(docker.errors.NotFound):
+                    self._client.remove_network(network)
+        except _UNREACHABLE as error:
+            _logger.warning("A container could not be removed: %s", error)
+
+
+def _lost(error: str) -> ProcessStatus:
+    return ProcessStatus("lost", error=error)
+
+
+def _is_over(labels: Mapping[str, str], is_live: Callable[[int, int], bool]) -> bool:
+    """Whether labels name a run, and that run is not being executed any more."""
+    try:
+        return not is_live(int(labels[LABEL_RUN]), int(labels[LABEL_EPOCH]))
+    except (KeyError, ValueError):
+        return False
+
+
+def _ulimit_words(limits: Limits) -> list[str]:
+    """The limits as ``ulimit`` takes them: open files, blocks of 512 bytes, kilobytes.
+
+    PID 1 sets them, as far as the engine's own limits let it; the engine would refuse the start.
+    """
+    wanted = (limits.open_files, limits.file_size, limits.address_space)
+    units = (1, 512, 1024)
+    return [
+        "" if number is None else str(number // unit)
+        for number, unit in zip(wanted, units, strict=True)
+    ]
+
+
+def _log_config(limit: int | None) -> LogConfig:
+    """One file, larger than the executor lets the output become, so that it is never rotated."""
+    size = 1 << 50 if limit is None else limit + limit // 8 + (1 << 24) + ENTRY_OVERHEAD
+    options = {"max-size": str(size), "max-file": "1", "compress": "false"}
+    return LogConfig(type="local", config=options)
+
+
+def _write_lease(directory: Path, deadline: float) -> None:
+    """The deadline on the clock of /proc/uptime, which a shell can read, in its hundredths."""
+    uptime = deadline - time.monotonic() + time.clock_gettime(time.CLOCK_BOOTTIME)
+    write_private(directory / "control" / "lease", f"{max(0, int(uptime * 100))}\n")
+
+
+def _read_json(path: Path, key: str) -> Any:
+    try:
+        return json.loads(path.read_bytes()).get(key)
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _short_path(folder: Path) -> Iterator[str]:
+    """Another path of a folder: that of a socket may have 107 bytes at most."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,16 @@
+"""Small files that two processes share."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+
+def write_private(path: Path, content: str) -> None:
+    """Replace a small file in one step, readable by this user only."""
+    temporary = path.with_name(f".{path.name}.{threading.get_ident()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+    os.rename(temporary, path)
