@@ -62,7 +62,7 @@ class TestArtifacts(DoorCase):
         self.assertEqual(response.status_code, 200)
         self.assertEqual(response.content, CONTENT)
         headers = response.headers
-        self.assertEqual(headers["Content-Disposition"], "attachment; filename=run.html")
+        self.assertEqual(headers["Content-Disposition"], 'attachment; filename="run.html"')
         self.assertEqual(headers["Content-Type"].partition(";")[0], "text/html")
         self.assertEqual(headers["X-Checksum-SHA256"], hashlib.sha256(CONTENT).hexdigest())
         self.assertEqual(headers["ETag"], f'"{self.artifact.checksum}"')

@@ -42,6 +42,10 @@ class ObjectMissing(StorageError):
     """The store answered, and nothing is there under this URL."""
 
 
+class NotInStore(StorageError):
+    """The key or URL leads to a place that does not belong to the store."""
+
+
 class ObjectConflict(StorageError):
     """Other bytes are there under this key already."""
 
@@ -67,10 +71,10 @@ class ObjectInfo:
 
 
 def check_key(key: str) -> str:
-    """Return ``key`` when it is a key of a store; raises ``StorageError`` otherwise."""
+    """Return ``key`` when it is a key of a store; raises ``NotInStore`` otherwise."""
     parts = key.split("/")
     if len(key) > MAX_KEY_LENGTH or not _KEY.fullmatch(key) or "." in parts or ".." in parts:
-        raise StorageError(
+        raise NotInStore(
             f"{key[:80]!r} is not an artifact key: a relative path of letters, digits and . _ -"
             f" of at most {MAX_KEY_LENGTH} characters, without . and .. parts."
         )

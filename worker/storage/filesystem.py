@@ -20,6 +20,7 @@ from typing import BinaryIO
 from .base import (
     OWN_PREFIX,
     ArtifactStore,
+    NotInStore,
     ObjectConflict,
     ObjectInfo,
     ObjectMissing,
@@ -32,6 +33,12 @@ from .base import (
 SCHEME = "filesystem:"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PART = re.compile(r"\.[0-9a-f]{32}\.part")
+#: What an error on the way to a folder means; a link is refused by either of two.
+_FOLDER_ERRORS = {
+    errno.ENOENT: ObjectMissing,
+    errno.ELOOP: NotInStore,
+    errno.ENOTDIR: NotInStore,
+}
 #: A file system without hard links says one of these.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -110,7 +117,7 @@ class FilesystemStore(ArtifactStore):
             except OSError as error:
                 raise StorageError(f"{url} cannot be read: {error.strerror}.") from error
         if not stat.S_ISREG(facts.st_mode):
-            raise StorageError(f"{url} is not a regular file.")
+            raise NotInStore(f"{url} is not a regular file.")
         return _info(self._key(url), facts)
 
     def delete(self, url: str) -> None:
@@ -176,7 +183,7 @@ class FilesystemStore(ArtifactStore):
     @staticmethod
     def _key(url: str) -> str:
         if not url.startswith(SCHEME):
-            raise StorageError(f"{url[:80]} is not in the file store.")
+            raise NotInStore(f"{url[:80]} is not in the file store.")
         return check_key(url[len(SCHEME) :])
 
     @staticmethod
@@ -202,7 +209,7 @@ class FilesystemStore(ArtifactStore):
                     descriptor = deeper
             except OSError as error:
                 place = "/".join([str(self.root), *folders])
-                kind = ObjectMissing if isinstance(error, FileNotFoundError) else StorageError
+                kind = _FOLDER_ERRORS.get(error.errno, StorageError)
                 raise kind(f"{place} cannot be used: {error.strerror}.") from error
             yield descriptor
         finally:

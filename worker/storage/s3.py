@@ -28,6 +28,7 @@ from . import s3_errors
 from .base import (
     OWN_PREFIX,
     ArtifactStore,
+    NotInStore,
     ObjectConflict,
     ObjectInfo,
     ObjectMissing,
@@ -313,7 +314,7 @@ class S3Store(ArtifactStore):
         """The key within this store; what lies elsewhere is none of its business."""
         start = f"{SCHEME}{self._bucket}/{self._prefix}"
         if not url.startswith(start):
-            raise StorageError(f"{url[:80]} is not in the store {start}.")
+            raise NotInStore(f"{url[:80]} is not in the store {start}.")
         return check_key(url[len(start) :])
 
     def _target(self, url: str) -> dict[str, str]:
