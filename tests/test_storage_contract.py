@@ -22,7 +22,7 @@ from odoo.addons.odooops.worker.storage.base import (
 )
 from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 from odoo.addons.odooops.worker.storage.s3 import S3Settings, S3Store
-from odoo.addons.odooops.worker.storage.s3_upload import PART_SIZE, part_size_for
+from odoo.addons.odooops.worker.storage.s3_transfer import PART_SIZE, part_size_for
 
 from .s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from .worker_common import ADDON, FolderCase
@@ -158,6 +158,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 class TestFilesystemStore(Contract, FolderCase):
     def setUp(self):
         super().setUp()
+        (self.folder / "store").mkdir()
         self.store = FilesystemStore(self.folder / "store")
         self.open_store = (
             "from worker.storage.filesystem import FilesystemStore\n"

@@ -1,6 +1,6 @@
-"""One multipart upload: parts go up side by side while the next is being read.
+"""Large files in parts, up and down: several go side by side, and memory is bounded by them.
 
-Memory is bounded by the parts under way. Each part carries its SHA-256, which the server checks;
+Each part that goes up carries its SHA-256, which the server checks;
 the server's checksum of the whole, a SHA-256 over those of the parts, is compared at the end.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError as ReadError
 
 from .base import StorageError
 from .s3_errors import code_of
@@ -25,6 +26,7 @@ _logger = logging.getLogger(__name__)
 MIN_PART_SIZE = 5 << 20
 MAX_PARTS = 10_000
 PART_SIZE = 8 << 20
+ATTEMPTS = 5
 #: Parts under way at the same time, one more is being read; and what they may hold together.
 PARALLEL = 4
 BUFFER_BYTES = (PARALLEL + 1) * PART_SIZE
@@ -145,6 +147,44 @@ class MultipartUpload:
             ChecksumSHA256=checksum,
         )
         return {"PartNumber": number, "ETag": reply["ETag"], "ChecksumSHA256": checksum}
+
+
+class RangeDownload:
+    """Download an object in ranges, all of the same version (``etag``)."""
+
+    def __init__(self, client: Any, target: dict[str, str], etag: str) -> None:
+        self._client = client
+        self._request = {**target, "IfMatch": etag}
+
+    def run(self, size: int, target: BinaryIO) -> str:
+        """Write the object's ``size`` bytes to ``target``; return their SHA-256, hex."""
+        digest = hashlib.sha256()
+
+        def take(future: concurrent.futures.Future) -> None:
+            data = future.result()
+            digest.update(data)
+            target.write(data)
+
+        with _pool(PARALLEL) as pool:
+            waiting: list[concurrent.futures.Future] = []
+            for start in range(0, size, PART_SIZE):
+                if len(waiting) == PARALLEL:
+                    take(waiting.pop(0))
+                waiting.append(pool.submit(self._get, start, min(start + PART_SIZE, size)))
+            while waiting:
+                take(waiting.pop(0))
+        return digest.hexdigest()
+
+    def _get(self, start: int, end: int) -> bytes:
+        """The library repeats requests, not the reading of their answers."""
+        for attempt in range(ATTEMPTS):
+            try:
+                reply = self._client.get_object(**self._request, Range=f"bytes={start}-{end - 1}")
+                return reply["Body"].read()
+            except (BotoCoreError, ReadError):
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
 
 
 @contextlib.contextmanager
