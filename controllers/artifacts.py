@@ -1,8 +1,8 @@
 """Downloads of artifacts: ``GET /ops/artifacts/<id>``, for browsers and for API keys.
 
-The bytes of the file store go to the client in parts; for those in S3 the answer is a redirect to
-an address that is good for a minute. Whether they are there is looked at first: the record of a file
-that is gone says so from then on.
+The bytes of the file store go to the client in parts; for those in S3 the answer is a redirect
+to an address that is good for a minute. Whether they are there is looked at first: the record of
+a file that is gone says so from then on.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Keeps the store and the records of artifacts true to each other.
 
 Bytes go first and the record follows, in a transaction that holds the record: a crash in between
-leaves a record whose bytes are gone, and the next pass mends that. Nothing is removed from a store that
-belongs to another database, such as the original of which this one is a copy.
+leaves a record whose bytes are gone, and the next pass mends that. Nothing is removed from a store
+that belongs to another database, such as the original of which this one is a copy.
 """
 
 import logging
@@ -53,8 +53,8 @@ class OpsArtifactKeeper(models.AbstractModel):
         name = self.env["ir.config_parameter"].sudo().get_param("database.uuid")
         if store.owner(name) != name:
             raise StorageError(
-                "The artifact store belongs to another database, perhaps the one that this is a copy"
-                " of; nothing is removed from it. Give this database a bucket prefix or a folder of"
+                "The artifact store belongs to another database, perhaps the one that this is a"
+                " copy of; nothing is removed from it. Give this database a bucket prefix or a folder of"
                 " its own."
             )
         return store
@@ -185,9 +185,7 @@ class OpsArtifactKeeper(models.AbstractModel):
         """
         before = datetime.now(timezone.utc) - grace
         old = [
-            info
-            for info in store.list()
-            if info.modified < before and OUR_KEY.fullmatch(info.key)
+            info for info in store.list() if info.modified < before and OUR_KEY.fullmatch(info.key)
         ]
         for start in range(0, len(old), 1000):
             chunk = old[start : start + 1000]

@@ -1,5 +1,6 @@
 """Files a run left behind: where their bytes are, and the checksum that proves them."""
 
+import logging
 import re
 
 from odoo import api, fields, models
@@ -10,6 +11,8 @@ from ..worker.storage.base import INLINE_TYPES, ObjectMissing, StorageError
 from . import artifact_store
 from .fields import BigInteger
 from .roles import SENSITIVE_TYPES
+
+_logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = re.compile(r"^[\w.+-]+/[\w.+-]+(; *[\w-]+=[\w.+-]+)*$", re.ASCII)
 # How long a presigned address lives: time enough to begin a download, none to pass it on.
@@ -97,9 +100,7 @@ class OpsRunArtifact(models.Model):
 
     def _report(self, present):
         if self.status != ("stored" if present else "missing"):
-            self.env["ops.kernel"]._call(
-                "report_artifact", artifact_id=self.id, present=present
-            )
+            self.env["ops.kernel"]._call("report_artifact", artifact_id=self.id, present=present)
 
     def _download_name(self):
         """The name a file had where it was found; keys hold fewer characters."""
@@ -128,8 +129,8 @@ class OpsRunArtifact(models.Model):
         self._check_may_download()
         try:
             self._look()
-        except ObjectMissing:
-            pass  # The record says so now.
+        except ObjectMissing as error:
+            _logger.info("%s", error)  # The record says so now.
         except StorageError as error:
             raise UserError(str(error)) from error
         return {"type": "ir.actions.client", "tag": "soft_reload"}

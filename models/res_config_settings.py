@@ -92,17 +92,13 @@ class ResConfigSettings(models.TransientModel):
     def action_odooops_test_store(self):
         """Store, read and remove a few bytes with the settings on the screen."""
         self.check_access("write")
-        parameters = {
-            name: self[f"odooops_s3_{name}"] or "" for name in artifact_store.PARAMETERS
-        }
+        parameters = {name: self[f"odooops_s3_{name}"] or "" for name in artifact_store.PARAMETERS}
         parameters["path_style"] = bool(parameters["path_style"])
         try:
             artifact_store.open_bucket(parameters).check()
         except StorageError as error:
             raise UserError(str(error)) from error
-        message = self.env._(
-            "Stored, read and removed a file in bucket %s.", parameters["bucket"]
-        )
+        message = self.env._("Stored, read and removed a file in bucket %s.", parameters["bucket"])
         return {
             "type": "ir.actions.client",
             "tag": "display_notification",

@@ -172,7 +172,9 @@ class Strict:
 
         body = b"".join(self._application(environ, keep))
         now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        body = re.sub(rb"<Initiated>.*?</Initiated>", f"<Initiated>{now}</Initiated>".encode(), body)
+        body = re.sub(
+            rb"<Initiated>.*?</Initiated>", f"<Initiated>{now}</Initiated>".encode(), body
+        )
         start_response(kept[0], [*kept[1], ("Content-Length", str(len(body)))])
         return [body]
 
@@ -183,6 +185,7 @@ class _Bytes:
     def __init__(self, body):
         self._body, self._at = body, 0
 
+    # pylint: disable-next=method-required-super
     def read(self, size=-1):
         end = len(self._body) if size is None or size < 0 else self._at + size
         piece, self._at = self._body[self._at : end], min(end, len(self._body))

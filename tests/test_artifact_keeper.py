@@ -77,8 +77,8 @@ class KeeperCase(KernelCase):
         return [
             message
             for (message,) in self.query(
-                "SELECT message FROM ops_run_event WHERE run_id = %s AND event_type <> 'state_change'"
-                " ORDER BY seq",
+                "SELECT message FROM ops_run_event"
+                " WHERE run_id = %s AND event_type <> 'state_change' ORDER BY seq",
                 self.run_id,
             )
         ]
@@ -117,7 +117,9 @@ class TestKeeper(KeeperCase):
         artifact = self.add("evidence")
         with self.environment() as env:
             record = env["ops.run.artifact"].browse(artifact)
-            wizard = env["ops.artifact.hold"].create({"artifact_ids": record.ids, "reason": "audit"})
+            wizard = env["ops.artifact.hold"].create(
+                {"artifact_ids": record.ids, "reason": "audit"}
+            )
             wizard.action_hold()
             self.assertEqual((record.held, record.hold_reason), (True, "audit"))
             self.assertTrue(record.held_at)
@@ -160,7 +162,7 @@ class TestKeeper(KeeperCase):
             env["ops.run.artifact"]._cron_check()
         self.assertEqual(self.row(artifact), ("missing", False))
         self.assertEqual(self.row(other), ("stored", True))
-        store.put(url.partition(f"{self.slug}/")[1] + url.partition(f"{self.slug}/")[2], io.BytesIO(b"content"))
+        store.put(f"{self.slug}/{self.run_id}/a", io.BytesIO(b"content"))
         with self.environment() as env:
             env["ops.run.artifact"].browse(artifact).action_look()
         self.assertEqual(self.row(artifact), ("stored", True))
@@ -181,8 +183,12 @@ class TestKeeper(KeeperCase):
             wizard.action_look()
             self.assertEqual(wizard.orphan_count, 0, "just stored")
             orphans = env["ops.artifact.keeper"]._orphans(store, timedelta(seconds=-5))
-            self.assertEqual([info.url for info in orphans], [young.url], "the other run is at work")
-            with patch.object(type(wizard), "_orphans", lambda self, store: [store.stat(young.url)]):
+            self.assertEqual(
+                [info.url for info in orphans], [young.url], "the other run is at work"
+            )
+            with patch.object(
+                type(wizard), "_orphans", lambda self, store: [store.stat(young.url)]
+            ):
                 wizard.action_apply()
             self.assertEqual((wizard.orphan_count, wizard.is_done), (1, True))
         with self.assertRaises(ObjectMissing):
@@ -268,7 +274,9 @@ class TestRunsWithS3(KernelCase):
             '<testsuite><testcase classname="a.B" name="t" time="1.5"/>'
             '<testcase classname="a.B" name="u"><skipped/></testcase></testsuite>'
         )
-        script = f"mkdir -p out/deep; echo x >'out/ü.txt'; echo y >out/deep/y; echo '{junit}' >r.xml"
+        script = (
+            f"mkdir -p out/deep; echo x >'out/ü.txt'; echo y >out/deep/y; echo '{junit}' >r.xml"
+        )
         run_id = self.queue(
             self.make_workflow(
                 steps=[{"name": "Make", "run": script}],
@@ -320,9 +328,7 @@ class TestRunsWithS3(KernelCase):
 
     def test_a_store_in_trouble_for_a_while_costs_no_run(self):
         run_id = self.queue(
-            self.make_workflow(
-                steps=[{"name": "x", "run": "echo x >a"}], artifacts=[{"path": "a"}]
-            )
+            self.make_workflow(steps=[{"name": "x", "run": "echo x >a"}], artifacts=[{"path": "a"}])
         )
         self.start()
         self.wait_status(run_id, "claimed", "running", "succeeded")
@@ -342,5 +348,3 @@ class TestFilesystemRoot(KernelCase):
     def test_the_store_of_this_server_is_a_folder_unless_told_otherwise(self):
         with self.environment() as env:
             self.assertIsInstance(open_store(env, "filesystem"), FilesystemStore)
-
-

@@ -289,7 +289,9 @@ class TestS3Store(Contract, S3Case):
             ours, theirs = os.urandom(size), os.urandom(size)
             stored = self.put(f"a/1/{size}", theirs)
             head = self.store._head
-            with patch.object(self.store, "_head", side_effect=lambda url, head=head: head(url)) as h:
+            with patch.object(
+                self.store, "_head", side_effect=lambda url, head=head: head(url)
+            ) as h:
                 h.side_effect = [None, head(stored.url)]
                 with self.assertRaises(ObjectConflict):
                     self.put(f"a/1/{size}", ours)
@@ -314,7 +316,10 @@ class TestS3Store(Contract, S3Case):
             ({"endpoint": "http://127.0.0.1:9"}, "cannot be reached"),
             ({"access_key": "", "secret_key": ""}, "AWS_ACCESS_KEY_ID"),
         ):
-            with self.subTest(change=change), patch.dict(os.environ, AWS_EC2_METADATA_DISABLED="true"):
+            with (
+                self.subTest(change=change),
+                patch.dict(os.environ, AWS_EC2_METADATA_DISABLED="true"),
+            ):
                 with self.assertRaises(StorageError) as caught:
                     S3Store(S3Settings(**{**good, **change})).check()
                 self.assertIn(words, str(caught.exception))
@@ -332,7 +337,8 @@ class TestS3Store(Contract, S3Case):
             self.assertEqual(reply.headers["Content-Type"], "text/plain")
             self.assertEqual(
                 reply.headers["Content-Disposition"],
-                "attachment; filename=\"Pr_fung _1_.txt\"; filename*=UTF-8''Pr%C3%BCfung%20%221%22.txt",
+                'attachment; filename="Pr_fung _1_.txt";'
+                " filename*=UTF-8''Pr%C3%BCfung%20%221%22.txt",
             )
         self.assertIn("X-Amz-Expires=2&", url)
 
@@ -366,11 +372,12 @@ class TestNames(FolderCase):
 
 def make_certificate(folder, name):
     """A certificate for 127.0.0.1 that signs itself, and its key."""
+    import ipaddress
+
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.x509.oid import NameOID
-    import ipaddress
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

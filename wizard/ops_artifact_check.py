@@ -1,4 +1,4 @@
-"""Compare the artifact store with the records: look first, mend then. For platform administrators."""
+"""Compare the artifact store with the records: look first, mend then."""
 
 from contextlib import contextmanager
 from datetime import timedelta

@@ -233,7 +233,10 @@ class ArtifactRecorder:
         left = self._limits.run_bytes - self._stored_bytes
         if left < self._limits.file_bytes:
             mib = self._limits.run_bytes >> 20
-            return left, f"With {key} the artifacts of the run exceed {mib} MiB, the worker's limit."
+            return (
+                left,
+                f"With {key} the artifacts of the run exceed {mib} MiB, the worker's limit.",
+            )
         mib = self._limits.file_bytes >> 20
         return self._limits.file_bytes, f"Artifact {key} exceeds {mib} MiB, the worker's limit."
 
@@ -250,6 +253,7 @@ class _Watched:
         with contextlib.suppress(OSError):
             self._take(os.fstat(source.fileno()).st_size, only_look=True)
 
+    # pylint: disable-next=method-required-super
     def read(self, size: int = -1) -> bytes:
         self._check()
         data = self._source.read(size)

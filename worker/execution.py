@@ -201,7 +201,9 @@ class Execution:
             self._control,
             claim,
             Limits(
-                settings.artifact_mib << 20, settings.run_artifacts_mib << 20, settings.store_seconds
+                settings.artifact_mib << 20,
+                settings.run_artifacts_mib << 20,
+                settings.store_seconds,
             ),
         )
         self._job = job = RunJob(

@@ -24,7 +24,9 @@ HOME = Path("~/.local/share/odooops")
 KINDS = ("daemon", "scheduled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,59}")
-_KEY_PREFIX = re.compile(r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+)*")
+_KEY_PREFIX = re.compile(
+    r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+)*"
+)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 

@@ -182,7 +182,7 @@ class S3Store(ArtifactStore):
         with self._translating("The bucket cannot be used"):
             # In place of the object's 404, which does not tell what is missing.
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
-        super().check()
+        return super().check()
 
     def url_of(self, key: str) -> str:
         return f"{SCHEME}{self._bucket}/{self._prefix}{check_key(key)}"
@@ -414,4 +414,4 @@ class _Reader(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             self._body.close()
-        super().close()
+        return super().close()
