@@ -54,8 +54,8 @@ class OpsArtifactKeeper(models.AbstractModel):
         if store.owner(name) != name:
             raise StorageError(
                 "The artifact store belongs to another database, perhaps the one that this is a"
-                " copy of; nothing is removed from it. Give this database a bucket prefix or a folder of"
-                " its own."
+                " copy of; nothing is removed from it. Give this database a bucket prefix or folder"
+                " of its own."
             )
         return store
 

@@ -321,7 +321,7 @@ class TestRunsWithS3(KernelCase):
                 artifacts=[{"path": "big"}],
             )
         )
-        self.start("--artifact-mib=2")
+        self.start("--artifact-limit-mb=2")
         row = self.wait_status(run_id, "succeeded", "failed")
         self.assertEqual((row["status"], row["error_code"]), ("failed", "setup_error"))
         self.assertEqual(row["error_message"], "Artifact big exceeds 2 MiB, the worker's limit.")

@@ -201,8 +201,8 @@ class Execution:
             self._control,
             claim,
             Limits(
-                settings.artifact_mib << 20,
-                settings.run_artifacts_mib << 20,
+                settings.artifact_limit_mb << 20,
+                settings.run_artifacts_limit_mb << 20,
                 settings.store_seconds,
             ),
         )

@@ -166,8 +166,10 @@ class Settings:
     s3_ca_bundle: str = _setting("", _ca_bundle, "file of CA certificates of the S3 server")
     s3_profile: str = _setting("", str, "profile of the AWS configuration on this host")
     #: What one run may store. The complete log does not count.
-    artifact_mib: int = _setting(10_240, _number(1, 5_242_880, int), "MiB one artifact may have")
-    run_artifacts_mib: int = _setting(
+    artifact_limit_mb: int = _setting(
+        10_240, _number(1, 5_242_880, int), "MiB one artifact may have"
+    )
+    run_artifacts_limit_mb: int = _setting(
         51_200, _number(1, 52_428_800, int), "MiB all artifacts of a run may have"
     )
     #: Uploads are tried again for so long.
