@@ -324,7 +324,12 @@ def _make_client(settings: S3Settings) -> Any:
     # Leaving the checksums to us: those that boto3 adds by itself are CRCs.
     config = Config(
         signature_version="s3v4",
-        s3={"addressing_style": "path" if settings.path_style else "auto"},
+        # The checksum of a body is signed with the headers: to hash it for its signature, too, as
+        # boto3 does without TLS, would add nothing.
+        s3={
+            "addressing_style": "path" if settings.path_style else "auto",
+            "payload_signing_enabled": False,
+        },
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
