@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: A checked download is one whose SHA-256 is known at its end. Ours are; boto3's file is read again.
+#: A checked download is one whose SHA-256 is known at its end. Ours are; boto3 reads again.
 WAYS = ("upload", "download", "checked_download")
 ROOT = Path(__file__).resolve().parent.parent
 
