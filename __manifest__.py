@@ -6,7 +6,7 @@
     "author": "OdooOps contributors",
     "license": "LGPL-3",
     "depends": ["base", "web", "bus"],
-    "external_dependencies": {"python": ["cronsim", "cryptography", "jsonschema"]},
+    "external_dependencies": {"python": ["boto3", "cronsim", "cryptography", "jsonschema"]},
     "data": [
         "security/odooops_groups.xml",
         "security/ir.model.access.csv",
@@ -31,6 +31,7 @@
         "views/ops_audit_expiry_views.xml",
         "views/res_config_settings_views.xml",
         "wizard/ops_api_key_views.xml",
+        "wizard/ops_artifact_check_views.xml",
         "wizard/ops_retention_line_views.xml",
         "views/odooops_menus.xml",
     ],

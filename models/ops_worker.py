@@ -10,7 +10,7 @@ from pathlib import Path
 from odoo import api, fields, models
 from odoo.tools import SQL, config
 
-from . import secret_key
+from . import artifact_store, secret_key
 
 _logger = logging.getLogger(__name__)
 
@@ -178,4 +178,5 @@ class OpsWorker(models.Model):
             "PGPASSWORD": config["db_password"],
         }
         given = {name: str(value) for name, value in connection.items() if value}
+        given |= artifact_store.worker_environment(self.env)
         return {**os.environ, **given, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

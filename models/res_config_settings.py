@@ -3,7 +3,8 @@
 from odoo import api, fields, models
 from odoo.exceptions import UserError
 
-from . import audit_key
+from ..worker.storage.base import StorageError
+from . import artifact_store, audit_key
 from .sql_roles import SQL_ROLES
 
 
@@ -20,6 +21,20 @@ class ResConfigSettings(models.TransientModel):
         "Artifact folder",
         config_parameter="odooops.artifact_root",
         help="Folder of the filesystem store. Empty: a folder of Odoo's data directory.",
+    )
+    odooops_s3_bucket = fields.Char("Bucket", config_parameter="odooops.s3_bucket")
+    odooops_s3_prefix = fields.Char("Prefix", config_parameter="odooops.s3_prefix")
+    odooops_s3_endpoint = fields.Char("Endpoint", config_parameter="odooops.s3_endpoint")
+    odooops_s3_region = fields.Char("Region", config_parameter="odooops.s3_region")
+    odooops_s3_path_style = fields.Boolean(
+        "Path style",
+        config_parameter="odooops.s3_path_style",
+        help="endpoint/bucket/key in place of bucket.endpoint/key, as many servers want it.",
+    )
+    odooops_s3_ca_bundle = fields.Char(
+        "CA bundle",
+        config_parameter="odooops.s3_ca_bundle",
+        help="File on this server with the certificates to trust.",
     )
     odooops_schema = fields.Char("Schema", compute="_compute_odooops_schema")
     odooops_sql_roles = fields.Text("SQL Roles", compute="_compute_odooops_sql_roles")
@@ -73,6 +88,22 @@ class ResConfigSettings(models.TransientModel):
         statement = roles._close_statement() if roles._is_open_to_public() else False
         for settings in self:
             settings.odooops_close_statement = statement
+
+    def action_odooops_test_store(self):
+        """Store, read and remove a few bytes with the settings on the screen."""
+        self.check_access("write")
+        parameters = {name: self[f"odooops_s3_{name}"] or "" for name in artifact_store.PARAMETERS}
+        parameters["path_style"] = bool(parameters["path_style"])
+        try:
+            artifact_store.open_bucket(parameters).check()
+        except StorageError as error:
+            raise UserError(str(error)) from error
+        message = self.env._("Stored, read and removed a file in bucket %s.", parameters["bucket"])
+        return {
+            "type": "ir.actions.client",
+            "tag": "display_notification",
+            "params": {"type": "success", "message": message},
+        }
 
     def action_odooops_apply_sql_roles(self):
         """Make and grant the roles of the SQL door again."""

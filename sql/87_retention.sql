@@ -80,8 +80,7 @@ AS $$
                 WHERE x.run_id = r.id AND (x.event_seq, x.event_hash) = (r.event_seq, r.event_hash)
                   AND x.expiry_number <= (SELECT max(c.expiry_number) FROM ops_audit_checkpoint c))
                 THEN 'whose events are missing without a record of retention'
-            WHEN EXISTS (SELECT FROM ops_run_artifact a
-                         WHERE a.run_id = r.id AND a.status = 'stored')
+            WHEN run_artifact_state(r.id) <> 'gone'
                 THEN 'whose artifacts are still stored' END AS reason
         FROM ops_run r JOIN ops_project p ON p.id = r.project_id
         WHERE r.project_id = p_project_id

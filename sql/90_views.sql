@@ -46,7 +46,9 @@ CREATE OR REPLACE VIEW run_artifacts WITH (security_invoker = true) AS
 SELECT a.id, a.run_id, a.artifact_key, a.artifact_url, a.checksum, a.content_type, a.size_bytes,
        a.expires_at AT TIME ZONE 'UTC' AS expires_at, a.store, a.status,
        coalesce(a.metadata, '{}'::jsonb) AS metadata,
-       a.create_date AT TIME ZONE 'UTC' AS created_at
+       a.create_date AT TIME ZONE 'UTC' AS created_at,
+       coalesce(a.held, false) AS held, a.hold_reason, a.held_by,
+       a.held_at AT TIME ZONE 'UTC' AS held_at
 FROM public.ops_run_artifact a;
 
 CREATE OR REPLACE VIEW run_logs WITH (security_invoker = true) AS

@@ -1,3 +1,4 @@
+from . import test_artifact_keeper
 from . import test_audit_verifier
 from . import test_bad_input
 from . import test_benchmarks
@@ -40,9 +41,11 @@ from . import test_sql_connect
 from . import test_sql_identity
 from . import test_sql_roles
 from . import test_sql_worker
+from . import test_storage_contract
 from . import test_tour
 from . import test_worker_agent
 from . import test_worker_checkout
+from . import test_worker_collect
 from . import test_worker_database
 from . import test_worker_docker
 from . import test_worker_executor

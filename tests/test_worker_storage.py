@@ -64,7 +64,8 @@ class TestFilesystemStore(FolderCase):
                 self.store.open(url)
         with self.assertRaises(StorageError):
             self.store.put("link/new", io.BytesIO(b"x"))
-        self.store.put("file", io.BytesIO(b"x"))
+        with self.assertRaises(StorageError):
+            self.store.put("file", io.BytesIO(b"x"))
         self.assertEqual((outside / "secret").read_text(), "secret")
 
     def test_deleting_twice_is_fine_and_empty_folders_go_too(self):

@@ -53,6 +53,7 @@ import uuid
 from collections.abc import Callable
 
 from . import database, run_secrets
+from .artifacts import make_store
 from .control.base import (
     Claim,
     ControlPlane,
@@ -70,7 +71,7 @@ from .executors.docker import DockerExecutor
 from .executors.process import ProcessExecutor, kill_marked
 from .guard import RunGuard
 from .settings import Settings
-from .storage.filesystem import FilesystemStore
+from .storage.base import ArtifactStore, StorageError, StoreUnavailable
 
 _logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Agent:
             self.settings,
             self.control,
             executor,
-            FilesystemStore(self.settings.artifacts),
+            self._open_store(),
             self.worker_id,
             self.control.namespace(),
             is_stopping=lambda: self._signals > 0,
@@ -152,6 +153,19 @@ class Agent:
             for thread in threads:
                 thread.join(timeout=5)
             self._say_goodbye()
+
+    def _open_store(self) -> ArtifactStore:
+        """The store of artifacts; wrong settings are found now, not when a run has ended.
+
+        :raises StorageError: it cannot be used
+        """
+        store = make_store(self.settings)
+        if self.settings.s3_bucket:
+            try:
+                store.check()
+            except StoreUnavailable as error:
+                _logger.warning("%s Runs need it when they end.", error)
+        return store
 
     def stop(self) -> None:
         """Drain at the first call, end now at the second. Safe in a signal handler."""
@@ -380,7 +394,7 @@ def main(settings: Settings, setup_logging: bool = True) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: agent.stop())
         agent.run()
-    except ExecutorError as error:
+    except (ExecutorError, StorageError) as error:
         _logger.error("%s", error)
         return 2
     except ControlPlaneUnavailable as error:

@@ -23,6 +23,8 @@ ERROR_CODES: dict[str, str] = {
     "tests_failed": "At least one test failed.",
     "no_tests": "No test was run although the run was to run tests.",
     "database_error": "The database of the run could not be made or reached.",
+    "artifact_missing": "A file the run was to keep was not there when its steps had ended.",
+    "store_unavailable": "The store of artifacts could not be reached, or failed.",
     "disk_full": "The worker's disk is full.",
     "lease_lost": "The worker could not renew its lease in time and stopped the work.",
     "internal_error": "The worker itself failed; its own log says how.",

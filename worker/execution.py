@@ -24,15 +24,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import checkout, database, placement, run_secrets
-from .artifacts import MAX_FILES as MAX_ARTIFACTS
-from .artifacts import ArtifactRecorder, find_files
+from .artifacts import ArtifactRecorder, Limits
+from .collecting import collect
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
 from .control.masked import MaskedControlPlane
 from .errors import RunError, RunStopped
 from .executors.base import Executor
 from .executors.docker import DockerExecutor
 from .guard import RunGuard
-from .job import RunJob
+from .job import LOG_KEY, RunJob
 from .log_shipping import LogLimits, RunLog
 from .logs import LogLine, clean_json, clean_text
 from .masking import Masker
@@ -45,8 +45,6 @@ from .workflow import validate_config, with_defaults
 _logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = "The worker itself failed while it executed the run; its own log says how."
-#: Key of the complete log among the run's artifacts.
-LOG_KEY = "run.log.gz"
 MAX_MESSAGE_LENGTH = 4000
 MAX_METADATA_BYTES = 1_000_000
 #: Seconds the completion is tried for at least, even when the lease is over: the last word may
@@ -205,9 +203,12 @@ class Execution:
         recorder = ArtifactRecorder(
             self._tools.store,
             self._control,
-            claim.snapshot["project"]["slug"],
-            claim.run_id,
-            claim.epoch,
+            claim,
+            Limits(
+                settings.artifact_limit_mb << 20,
+                settings.run_artifacts_limit_mb << 20,
+                settings.store_seconds,
+            ),
         )
         self._job = job = RunJob(
             claim,
@@ -317,28 +318,11 @@ class Execution:
         return {**env, **job.config["env"]}
 
     def _collect_artifacts(self, job: RunJob, outcome: Outcome | None) -> Outcome:
-        """Keep the files the config names. A file that cannot be kept makes a success a failure."""
-        result = outcome or Outcome()
-        patterns = job.config["artifacts"]
-        if not patterns or self.guard.stopped and self.guard.grace == 0:
-            return result
-        try:
-            count = 0
-            for found in find_files(job.checkout_dir, patterns):
-                count += 1
-                if count > MAX_ARTIFACTS:
-                    raise RunError(
-                        "setup_error", f"More than {MAX_ARTIFACTS} files match the artifacts."
-                    )
-                job.add_artifact(found.key, found.path, expire_in=found.expire_in)
-                job.log("info", f"Artifact {found.key} stored")
-            if not count:
-                job.log("warn", "No file matches the artifacts of the configuration.")
-        except RunError as error:
-            _logger.warning("Artifacts of run %s: %s", job.run_id, error)
-            self._say("error", error.message)
-            if not result.exit_code and not result.error_code:
-                return Outcome(1, error.code, error.message, result.metadata)
+        """Keep what the config names; None when the work ended with an error."""
+        if self.guard.stopped and self.guard.grace == 0:
+            return outcome or Outcome()
+        result = collect(job, outcome)
+        self._metadata.update(result.metadata)
         return result
 
     def _drop_database(self, job: RunJob) -> None:

@@ -37,6 +37,8 @@ MIN_PAUSE, MAX_PAUSE = 0.01, 0.2
 #: Seconds between SIGINT and SIGKILL when a time limit has passed.
 TIMEOUT_GRACE = 10.0
 MAX_EVENT_BYTES = 4096
+#: Key of the complete log among the run's artifacts.
+LOG_KEY = "run.log.gz"
 _OVER_LIMIT = {
     "output_limit": "wrote more output than it may and was ended",
     "process_limit": "started more processes than it may and was ended",
@@ -192,11 +194,24 @@ class RunJob(Job):
         expire_in: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        def add() -> None:
-            facts = clean_json(dict(metadata or {}))
-            self._recorder.add(key, path, content_type, expire_in, facts)
+        # Of a run that was stopped already the rest is kept; a stop that comes now ends the upload.
+        before = self._guard.stopped
 
-        self._guard.insist(add)
+        def check() -> None:
+            stopped = self._guard.stopped
+            if stopped and (self._guard.is_lost or not before):
+                raise stopped
+
+        artifact = self._recorder.store(
+            key,
+            path,
+            content_type,
+            expire_in,
+            clean_json(dict(metadata or {})),
+            check=check,
+            is_limited=key != LOG_KEY,
+        )
+        self._guard.insist(lambda: self._recorder.record(artifact))
 
     def _write_quietly(self, message: str, metadata: dict[str, Any]) -> None:
         """Write a line at the end of a step that may be failing, without covering the cause."""

@@ -24,6 +24,9 @@ HOME = Path("~/.local/share/odooops")
 KINDS = ("daemon", "scheduled")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,59}")
+_KEY_PREFIX = re.compile(
+    r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+)*"
+)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
@@ -85,6 +88,24 @@ def _folder(text: str) -> Path:
     return path
 
 
+def _ca_bundle(text: str) -> str:
+    if text and not Path(text).expanduser().is_file():
+        raise SettingsError("must be a file that exists")
+    return str(Path(text).expanduser().absolute()) if text else ""
+
+
+def _prefix(text: str) -> str:
+    if text.strip("/") and not _KEY_PREFIX.fullmatch(text.strip("/")):
+        raise SettingsError("must be a path of letters, digits and . _ -")
+    return text.strip("/")
+
+
+def _endpoint(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s/@]+/?", text):
+        raise SettingsError("must be like https://s3.example.com, without a path or a password")
+    return text
+
+
 def _folders(text: str) -> tuple[Path, ...]:
     return tuple(_folder(part) for part in text.split(",") if part.strip())
 
@@ -135,6 +156,26 @@ class Settings:
     artifacts: Path = _setting(HOME / "artifacts", _path, "folder of the artifact store")
     #: What opens the secrets of projects; without it a run that needs some fails and says so.
     secrets_key: Path | None = _setting(None, _file, "file with the keys of the secrets")
+    #: A bucket in place of the file store; credentials come from where boto3 looks for them.
+    s3_bucket: str = _setting("", str, "S3 bucket of the artifact store, in place of the folder")
+    #: One per control plane: each removes what it does not know.
+    s3_prefix: str = _setting("", _prefix, "prefix of all keys in the bucket")
+    s3_endpoint: str = _setting("", _endpoint, "address of the S3 server, when it is not AWS")
+    s3_region: str = _setting("", str, "region of the bucket")
+    s3_path_style: bool = _setting(False, _flag, "address the bucket as a path of the server")
+    s3_ca_bundle: str = _setting("", _ca_bundle, "file of CA certificates of the S3 server")
+    s3_profile: str = _setting("", str, "profile of the AWS configuration on this host")
+    #: What one run may store. The complete log does not count.
+    artifact_limit_mb: int = _setting(
+        10_240, _number(1, 5_242_880, int), "MiB one artifact may have"
+    )
+    run_artifacts_limit_mb: int = _setting(
+        51_200, _number(1, 52_428_800, int), "MiB all artifacts of a run may have"
+    )
+    #: Uploads are tried again for so long.
+    store_seconds: float = _setting(
+        120.0, _number(0, 3600), "how long to try to reach the artifact store"
+    )
     #: Private folders of runs, removed at their end. Needs room for checkouts and filestores.
     work_dir: Path = _setting(HOME / "work", _path, "folder for the work directories of runs")
     #: How many runs at the same time.

@@ -56,6 +56,12 @@ _SECRET_TEXT = _text(
 )
 _TIMEOUT = {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT, "description": "Seconds."}
 
+_PATH_PATTERN = _text(
+    "^(?!/)(?!(.*/)?\\.\\.(/|$))[^\\u0000-\\u001f\\\\]+" + _END,
+    "must be a path or pattern (* ? **) below the checkout, without ..",
+    500,
+)
+
 CONFIG_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "OdooOps workflow config, version 1",
@@ -173,6 +179,8 @@ CONFIG_SCHEMA: dict[str, Any] = {
                 },
             },
         },
+        "junit": _PATH_PATTERN
+        | {"description": "JUnit XML files the steps write; failed tests fail the run."},
         "artifacts": {
             "type": "array",
             "description": "Files to keep, found below the checkout when the steps have ended.",
@@ -182,16 +190,24 @@ CONFIG_SCHEMA: dict[str, Any] = {
                 "additionalProperties": False,
                 "required": ["path"],
                 "properties": {
-                    "path": _text(
-                        "^(?!/)(?!(.*/)?\\.\\.(/|$))[^\\u0000-\\u001f\\\\]+" + _END,
-                        "must be a path or pattern (* ? **) below the checkout, without ..",
-                        500,
-                    ),
+                    "path": _PATH_PATTERN,
                     "expire_in": _text(
                         _EXPIRE_IN,
                         'must be like "30 days" (hours, days, weeks, months or years)',
                         20,
                     ),
+                    "archive": {
+                        "type": "boolean",
+                        "description": "Keep a folder as one .tar.gz, not its files one by one.",
+                    },
+                    "optional": {
+                        "type": "boolean",
+                        "description": "No matching file is no failure.",
+                    },
+                    "when": {
+                        "enum": ["always", "on_failure", "on_success"],
+                        "description": "Keep it only of runs that failed, or succeeded.",
+                    },
                 },
             },
         },
@@ -240,7 +256,7 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
     full["timeout"] = int(full.get("timeout") or DEFAULT_TIMEOUT)
     retry = full.get("retry") or {}
     full["retry"] = {"max": int(retry.get("max", 0)), "on": list(retry.get("on", ["worker_lost"]))}
-    for key in ("tool", "concurrency_group"):
+    for key in ("tool", "concurrency_group", "junit"):
         full.setdefault(key, None)
     for key in ("labels", "steps", "artifacts"):
         full[key] = list(full.get(key) or [])

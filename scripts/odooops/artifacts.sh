@@ -26,13 +26,21 @@ list_artifacts() { # RUN
 }
 
 download() { # ARTIFACT_ID CHECKSUM FILE
-    local part status
+    local part status place
     part=$(mktemp "${TMPDIR:-/tmp}/odooops.XXXXXX")
     [[ $3 == - ]] || { rm "$part"; part=$3.part; }
     # shellcheck disable=SC2064 # the name of now
     trap "rm -f -- $(printf '%q' "$part")" EXIT
-    status=$(curl_server --output "$part" --write-out '%{http_code}' \
+    status=$(curl_server --output "$part" --write-out '%{http_code} %{redirect_url}' \
         "$ODOOOPS_URL/ops/artifacts/$1") || die "$EXIT_SERVER" "$ODOOOPS_URL cannot be reached."
+    place=${status#* }
+    status=${status%% *}
+    if [[ $status == 302 && $place == http* ]]; then
+        # In a request of its own: our key is nothing for the store.
+        status=$(curl_store "$place" --output "$part" --write-out '%{http_code}') ||
+            die "$EXIT_SERVER" "the artifact store ${place%%\?*} cannot be reached."
+        [[ $status == 200 ]] || die "$EXIT_SERVER" "the artifact store answered HTTP $status."
+    fi
     if [[ $status != 200 ]]; then
         die "$EXIT_SERVER" "HTTP $status: $(json_read error <"$part" 2>/dev/null || true)"
     fi

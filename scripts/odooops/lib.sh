@@ -127,6 +127,15 @@ curl_server() {
         ) "$@"
 }
 
+# curl for an address that is a key by itself: it goes in by a pipe, and nothing of ours with it.
+curl_store() { # URL CURL_ARGUMENTS ...
+    local url=$1
+    shift
+    curl --silent --show-error --connect-timeout 10 \
+        --retry "${ODOOOPS_RETRIES:-5}" --retry-connrefused --retry-delay 1 --retry-max-time 60 \
+        --config <(printf 'url = "%s"\n' "${url//[\"\\]/}") "$@"
+}
+
 # rpc METHOD PARAMS: call it with a JSON object and print the result as JSON.
 # On an error: its sentence to stderr, exit 3.
 rpc() {

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
+from ..junit_report import slowest_of
 from .base import Job, Outcome, Recipe
 from .junit import TestResult, counts, read_results, write_junit
 from .odoo import RUN_MODULE
@@ -51,6 +52,9 @@ class TestRecipe(Recipe):
         self._add_artifacts(pipeline, results, not missing)
         numbers = counts(results)
         metadata = {**pipeline.metadata(), "tests": numbers}
+        slowest = slowest_of((_named(result), result.seconds) for result in results)
+        if slowest:
+            metadata["slowest_tests"] = slowest
         failed = [result for result in results if result.outcome in ("failed", "error")]
         if failed:
             return self._failed(job, failed, exit_code, metadata, numbers)

@@ -7,18 +7,40 @@ written outside the root, not even when somebody has placed symbolic links below
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from .base import ArtifactStore, StorageError, StoredObject, check_key
+from .base import (
+    OWN_PREFIX,
+    ArtifactStore,
+    NotInStore,
+    ObjectConflict,
+    ObjectInfo,
+    ObjectMissing,
+    StorageError,
+    StoredObject,
+    check_key,
+    copy_and_hash,
+)
 
 SCHEME = "filesystem:"
-_CHUNK = 1 << 20
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PART = re.compile(r"\.[0-9a-f]{32}\.part")
+#: What an error on the way to a folder means; a link is refused by either of two.
+_FOLDER_ERRORS = {
+    errno.ENOENT: ObjectMissing,
+    errno.ELOOP: NotInStore,
+    errno.ENOTDIR: NotInStore,
+}
+#: A file system without hard links says one of these.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class FilesystemStore(ArtifactStore):
@@ -27,22 +49,49 @@ class FilesystemStore(ArtifactStore):
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
-    def put(self, key: str, source: BinaryIO) -> StoredObject:
+    def put(self, key: str, source: BinaryIO, content_type: str | None = None) -> StoredObject:
         *folders, name = check_key(key).split("/")
         temporary = f".{uuid.uuid4().hex}.part"
         with self._folder(folders, make=True) as folder:
             try:
                 with self._new_file(folder, temporary) as target:
-                    digest, size = _copy(source, target)
-                os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                    checksum, size = copy_and_hash(source, target)
+                    target.flush()
+                    os.fsync(target.fileno())
+                is_new = self._publish(folder, temporary, name)
                 os.fsync(folder)
             except OSError as error:
+                raise StorageError(
+                    f"Artifact {key} could not be stored: {error.strerror or error}."
+                ) from error
+            finally:
                 with contextlib.suppress(OSError):
                     os.unlink(temporary, dir_fd=folder)
-                raise StorageError(
-                    f"Artifact {key} could not be stored: {error.strerror}."
-                ) from error
-        return StoredObject(SCHEME + key, size, digest)
+        stored = StoredObject(SCHEME + key, size, checksum)
+        if not is_new:
+            self._check_same(key, stored)
+        return stored
+
+    @staticmethod
+    def _publish(folder: int, temporary: str, name: str) -> bool:
+        """Give a complete file its name; False when the name is taken."""
+        try:
+            os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if _exists(folder, name):
+                return False
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        return True
+
+    def _check_same(self, key: str, stored: StoredObject) -> None:
+        with self.open(stored.url) as there:
+            checksum, _size = copy_and_hash(there)
+        if checksum != stored.checksum:
+            raise ObjectConflict(f"The store holds other bytes under {key} already.")
 
     def open(self, url: str) -> BinaryIO:
         *folders, name = self._key(url).split("/")
@@ -50,8 +99,26 @@ class FilesystemStore(ArtifactStore):
             try:
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
                 return os.fdopen(os.open(name, flags, dir_fd=folder), "rb")
+            except FileNotFoundError as error:
+                raise ObjectMissing(f"{url} is not there.") from error
             except OSError as error:
                 raise StorageError(f"{url} cannot be read: {error.strerror}.") from error
+
+    def stat(self, url: str) -> ObjectInfo:
+        *folders, name = self._key(url).split("/")
+        # A store that is gone as a whole, perhaps not mounted, says nothing about one file.
+        if not self.root.is_dir():
+            raise StorageError(f"The folder {self.root} of the artifact store is not there.")
+        with self._folder(folders, make=False) as folder:
+            try:
+                facts = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError as error:
+                raise ObjectMissing(f"{url} is not there.") from error
+            except OSError as error:
+                raise StorageError(f"{url} cannot be read: {error.strerror}.") from error
+        if not stat.S_ISREG(facts.st_mode):
+            raise NotInStore(f"{url} is not a regular file.")
+        return _info(self._key(url), facts)
 
     def delete(self, url: str) -> None:
         """Remove the file, and the folders that it leaves empty."""
@@ -59,12 +126,8 @@ class FilesystemStore(ArtifactStore):
         try:
             with self._folder(folders, make=False) as folder:
                 os.unlink(name, dir_fd=folder)
-        except FileNotFoundError:
+        except (FileNotFoundError, ObjectMissing):
             return
-        except StorageError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return
-            raise
         except OSError as error:
             raise StorageError(f"{url} cannot be removed: {error.strerror}.") from error
         while folders:
@@ -76,10 +139,51 @@ class FilesystemStore(ArtifactStore):
                 return
             folders = parents
 
+    def list(self) -> Iterator[ObjectInfo]:
+        for key, path in self._walk():
+            if _PART.fullmatch(path.name) or key.startswith(OWN_PREFIX):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                facts = path.lstat()
+                if stat.S_ISREG(facts.st_mode):
+                    yield _info(key, facts)
+
+    def abort_uploads(self, before: datetime) -> int:
+        count = 0
+        for _key, path in self._walk():
+            if _PART.fullmatch(path.name):
+                with contextlib.suppress(OSError):
+                    if path.lstat().st_mtime < before.timestamp():
+                        path.unlink()
+                        count += 1
+        return count
+
+    def presign(self, url, name, content_type, inline, seconds) -> None:
+        return None
+
+    def url_of(self, key: str) -> str:
+        return SCHEME + check_key(key)
+
+    def path_of(self, url: str) -> Path:
+        """Where the bytes lie, for a server that sends files by itself.
+
+        :raises ObjectMissing: nothing is there
+        :raises StorageError: the way there leads through a link, or it is no regular file
+        """
+        self.stat(url)
+        return self.root / self._key(url)
+
+    def _walk(self) -> Iterator[tuple[str, Path]]:
+        """Key and path of all files; folders behind links are not entered."""
+        for folder, _folders, names in os.walk(self.root):
+            for name in names:
+                path = Path(folder) / name
+                yield path.relative_to(self.root).as_posix(), path
+
     @staticmethod
     def _key(url: str) -> str:
         if not url.startswith(SCHEME):
-            raise StorageError(f"{url[:80]} is not in the file store.")
+            raise NotInStore(f"{url[:80]} is not in the file store.")
         return check_key(url[len(SCHEME) :])
 
     @staticmethod
@@ -105,19 +209,22 @@ class FilesystemStore(ArtifactStore):
                     descriptor = deeper
             except OSError as error:
                 place = "/".join([str(self.root), *folders])
-                raise StorageError(f"{place} cannot be used: {error.strerror}.") from error
+                kind = _FOLDER_ERRORS.get(error.errno, StorageError)
+                raise kind(f"{place} cannot be used: {error.strerror}.") from error
             yield descriptor
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
 
 
-def _copy(source: BinaryIO, target: BinaryIO) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    while chunk := source.read(_CHUNK):
-        digest.update(chunk)
-        size += len(chunk)
-        target.write(chunk)
-    target.flush()
-    os.fsync(target.fileno())
-    return digest.hexdigest(), size
+def _info(key: str, facts: os.stat_result) -> ObjectInfo:
+    modified = datetime.fromtimestamp(facts.st_mtime, timezone.utc)
+    return ObjectInfo(SCHEME + key, key, facts.st_size, modified)
+
+
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
