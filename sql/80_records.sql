@@ -33,7 +33,6 @@ BEGIN
        OR coalesce(line.value ->> 'level', 'info') NOT IN ('debug', 'info', 'warn', 'error')
        OR coalesce(jsonb_typeof(line.value -> 'metadata'), 'object') <> 'object'
        OR octet_length((line.value -> 'metadata')::text) > max_metadata_bytes()
-       OR octet_length((line.value -> 'metadata')::text) > max_metadata_bytes()
        OR NOT coalesce(is_readable_time((line.value ->> 'timestamp')::timestamptz), true)
     ORDER BY line.position LIMIT 1;
     IF FOUND THEN

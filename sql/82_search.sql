@@ -182,7 +182,7 @@ BEGIN
     -- Planned anew each time: which conditions are there decides which index serves.
     FOR v_batch IN EXECUTE
         'SELECT r.project_id, r.id AS run_id, r.run_number, w.run_queued_at, w.last_seq,'
-        '       CASE WHEN w.run_id = $3 THEN greatest(w.first_seq, $4 + 1) ELSE w.first_seq END'
+        '       CASE WHEN w.run_id = $3 THEN greatest(w.first_seq, $4::bigint + 1) ELSE w.first_seq END'
         '       AS first_seq'
         ' FROM matching_batches($1) w JOIN ops_run r ON r.id = w.run_id WHERE true'
         || CASE WHEN c_projects IS NOT NULL THEN ' AND r.project_id = ANY ($2)' ELSE '' END

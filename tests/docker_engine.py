@@ -171,4 +171,7 @@ def need_engine():
         if "docker" in required():
             raise AssertionError(engine)
         raise unittest.SkipTest(engine)
+    if engine.own and engine.own.process.poll() is not None:
+        # Odoo terminates every child process that is left at the end of a test class.
+        engine.own.start()
     return engine
