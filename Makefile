@@ -15,7 +15,7 @@ help:
 	@echo 'make down    stop it'
 	@echo 'make test    all tests, in a database of their own; make test ARGS="-k lease"'
 	@echo 'make lint    ruff, pylint-odoo, shellcheck'
-	@echo 'make bench   measurements, 15 minutes; make bench ARGS=--quick only tries that they hold'
+	@echo 'make bench   measurements, 30 minutes; make bench ARGS=--quick only tries that they hold'
 	@echo 'make chaos   2,000 runs while everything around them breaks, 15 minutes; ARGS=--quick: 3 minutes'
 	@echo 'make schema  write docs/schema and prisma/schema.prisma from a fresh database'
 	@echo 'make prisma  compile the TypeScript client in prisma/ (needs Node.js 20.19, or fetches one)'
