@@ -59,5 +59,6 @@ from . import test_worker_recipes_results
 from . import test_worker_scheduled
 from . import test_worker_secrets
 from . import test_worker_settings
+from . import test_worker_steps
 from . import test_worker_storage
 from . import test_worker_workflow

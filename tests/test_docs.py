@@ -7,7 +7,7 @@ from pathlib import Path
 from odoo.addons import odooops
 from odoo.addons.odooops.models.sql_roles import SQL_ROLES, create_statements
 from odoo.addons.odooops.worker.errors import ERROR_CODES
-from odoo.addons.odooops.worker.workflow import CONFIG_SCHEMA
+from odoo.addons.odooops.worker.workflow_schema import CONFIG_SCHEMA
 
 ROOT = Path(odooops.__file__).resolve().parent
 

@@ -8,13 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from odoo.addons.odooops.worker.errors import ERROR_CODES, RunError
-from odoo.addons.odooops.worker.workflow import (
-    CONFIG_SCHEMA,
-    WORKFLOW_TYPES,
-    expire_seconds,
-    validate_config,
-    with_defaults,
-)
+from odoo.addons.odooops.worker.workflow import expire_seconds, validate_config, with_defaults
+from odoo.addons.odooops.worker.workflow_schema import CONFIG_SCHEMA, WORKFLOW_TYPES
 
 STEPS = [{"name": "Hello", "run": "echo hello"}]
 

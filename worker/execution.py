@@ -39,6 +39,7 @@ from .masking import Masker
 from .recipes import get_recipe
 from .recipes.base import Outcome, Recipe
 from .settings import Settings
+from .steps import StepRunner
 from .storage.base import ArtifactStore
 from .workflow import validate_config, with_defaults
 
@@ -279,14 +280,10 @@ class Execution:
         )
 
     def _run_steps(self, job: RunJob) -> Outcome:
-        for step in job.config["steps"]:
-            with job.step(step["name"]):
-                argv = ["/bin/sh", "-e", "-c", step["run"]]
-                code = job.execute(argv, name=f"Step {step['name']}", timeout=step.get("timeout"))
-            if code:
-                message = f"Step {step['name']} ended with exit code {code}."
-                return Outcome(code, "exit_code", message)
-        return Outcome()
+        runner = StepRunner(job)
+        # The list itself: it is complete when the steps end by an error, too.
+        self._metadata["steps"] = runner.results
+        return runner.run()
 
     def _environment(self, job: RunJob) -> dict[str, str]:
         """The complete environment of the run's processes; nothing of the worker's own but PATH."""
