@@ -23,6 +23,7 @@ TYPES_WITH_RECIPE = ("build", "test")
 
 DEFAULT_TIMEOUT = 3600
 MAX_TIMEOUT = 86400
+MAX_CANCEL_GRACE = 300
 SECRET_NAME_LENGTH = 100
 
 # Python's $ also matches before a final line end; the look-ahead closes that gap and means nothing
@@ -74,6 +75,13 @@ CONFIG_SCHEMA: dict[str, Any] = {
             200,
         ),
         "timeout": _TIMEOUT | {"description": "Seconds the whole run may take."},
+        "cancel_grace": {
+            "type": "number",
+            "description": "Seconds from SIGINT to SIGKILL, with SIGTERM half way, when the run is"
+            " canceled or too slow. The worker's own setting when left out.",
+            "minimum": 0,
+            "maximum": MAX_CANCEL_GRACE,
+        },
         "retry": {
             "type": "object",
             "description": "Queue a new run by itself when one fails for a cause named here.",
@@ -220,6 +228,7 @@ _TYPE_NAMES = {
     "array": "a list",
     "string": "a text",
     "integer": "a whole number",
+    "number": "a number",
     "boolean": "true or false",
 }
 
@@ -256,7 +265,7 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
     full["timeout"] = int(full.get("timeout") or DEFAULT_TIMEOUT)
     retry = full.get("retry") or {}
     full["retry"] = {"max": int(retry.get("max", 0)), "on": list(retry.get("on", ["worker_lost"]))}
-    for key in ("tool", "concurrency_group", "junit"):
+    for key in ("tool", "concurrency_group", "junit", "cancel_grace"):
         full.setdefault(key, None)
     for key in ("labels", "steps", "artifacts"):
         full[key] = list(full.get(key) or [])
@@ -279,6 +288,13 @@ def secret_names(config: Mapping[str, Any]) -> list[str]:
         for item in (items if isinstance(items, list) else [])
     ]
     return [name for name in names if isinstance(name, str)]
+
+
+def cancel_grace(snapshot: Mapping[str, Any], default: float) -> float:
+    """Seconds of grace of a run's processes by its snapshot; ``default`` when it says nothing."""
+    wanted = (snapshot.get("config") or {}).get("cancel_grace")
+    is_number = isinstance(wanted, (int, float)) and not isinstance(wanted, bool)
+    return min(max(wanted, 0), MAX_CANCEL_GRACE) if is_number else default
 
 
 def expire_seconds(expire_in: str) -> int:
