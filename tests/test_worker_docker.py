@@ -1,7 +1,6 @@
 """Workers that run steps in containers: a real kernel, a real engine, real workers."""
 
 import json
-import signal
 import uuid
 
 from odoo.addons.odooops.devtools import embedded
@@ -11,7 +10,7 @@ from odoo.addons.odooops.worker.executors.docker import LABEL_RUN
 
 from .docker_engine import IMAGE, import_program, need_engine
 from .executor_contract import running
-from .worker_common import FolderCase, KernelCase, wait_for
+from .worker_common import FolderCase, KernelCase, left_in, wait_for
 
 PSQL_IMAGE = "odooops-test-psql:1"
 
@@ -80,7 +79,7 @@ class TestDockerWorker(KernelCase):
         keys = self.query("SELECT artifact_key FROM ops_run_artifact WHERE run_id = %s", run_id)
         self.assertEqual({key for (key,) in keys}, {"out.txt", "run.log.gz"})
         self.assertEqual(self.containers(run_id), [])
-        self.assertEqual(list((self.folder / "work").iterdir()), [])
+        self.assertEqual(left_in(self.folder / "work"), [])
 
     def test_a_run_reaches_its_database_without_a_network(self):
         psql = embedded.programs() / "psql"
@@ -127,8 +126,7 @@ class TestDockerWorker(KernelCase):
         )
         worker = self.start_worker()
         wait_for(lambda: "ready" in self.messages(run_id))
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        self.kill_worker(worker)
         self.assertTrue(running("71271"), "It died with its worker.")
         self.expire_leases()
         self.start_worker("--garbage-seconds=1")

@@ -1,4 +1,4 @@
-"""One run, from the claim to its completion.
+"""One run, from the claim to its completion: what a runner does (``runner.py``).
 
 In order: make the work directory, start the run in the control plane, check the repository out,
 make the run's database, let the config's steps or the built-in recipe work, collect artifacts, drop
@@ -55,7 +55,7 @@ _WORKDIR = re.compile(r"run-([0-9a-z]+)-(\d+)-(\d+)")
 
 
 class Tools(NamedTuple):
-    """What all runs of one worker share."""
+    """What a run is given by its worker."""
 
     settings: Settings
     control: ControlPlane
@@ -102,11 +102,17 @@ def remove_tree(path: Path) -> None:
 
 
 class Execution:
-    """The execution of one claimed run; ``run`` is the body of its thread and raises nothing."""
+    """The execution of one claimed run; ``run`` raises nothing.
 
-    def __init__(self, tools: Tools, claim: Claim, guard: RunGuard) -> None:
+    ``problem``: why it cannot succeed, if that is known before it begins.
+    """
+
+    def __init__(
+        self, tools: Tools, claim: Claim, guard: RunGuard, problem: Outcome | None = None
+    ) -> None:
         self.claim = claim
         self.guard = guard
+        self._problem = problem
         self._tools = tools
         self._masker = Masker()
         self._control = MaskedControlPlane(tools.control, self._masker)
@@ -119,7 +125,7 @@ class Execution:
     def run(self) -> None:
         """Execute the run to its end."""
         try:
-            problem = self._make_workdir()
+            problem = self._problem or self._make_workdir()
             started = self._start()
             if started:
                 outcome = problem or self._guarded(lambda: self._work(started))
