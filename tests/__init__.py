@@ -57,6 +57,7 @@ from . import test_worker_masking
 from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
+from . import test_worker_repository_config
 from . import test_worker_scheduled
 from . import test_worker_secrets
 from . import test_worker_settings

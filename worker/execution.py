@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import checkout, database, placement, run_secrets
+from . import checkout, database, placement, repository_config, run_secrets
 from .artifacts import ArtifactRecorder, Limits
 from .collecting import collect
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
@@ -244,14 +244,15 @@ class Execution:
         """Prepare what the steps or the recipe need, let them work, clear it away."""
         settings = self._tools.settings
         job.env = self._environment(job)
-        secrets = self._secrets(job)
         wants_checkout = recipe.needs_checkout if recipe else True
         if wants_checkout and (recipe or job.snapshot["project"].get("repository_url")):
             job.commit = checkout.fetch(job).commit
             self._metadata["commit"] = job.commit
+            recipe = self._use_repository_config(job, recipe)
+            job.env = self._environment(job)
             job.env["ODOOOPS_GIT_COMMIT"] = job.commit
         # Not before the checkout: git has no use for them, and what it starts should not have any.
-        job.env.update(secrets)
+        job.env.update(self._secrets(job))
         wants_database = recipe.needs_database if recipe else job.config["database"]
         try:
             if wants_database:
@@ -272,6 +273,31 @@ class Execution:
         finally:
             if job.database:
                 self._drop_database(job)
+
+    def _use_repository_config(self, job: RunJob, recipe: Recipe | None) -> Recipe | None:
+        """Let the checkout's file change the config; the recipe, unless there are steps now.
+
+        :raises RunError: setup_error
+        """
+        if not repository_config.exists(job.checkout_dir):
+            return recipe
+        name, workflow = repository_config.FILE_NAME, job.snapshot["workflow"]
+        if not repository_config.is_allowed(job.snapshot):
+            job.log("info", f"{name} is not read: the project does not allow it for this workflow.")
+            return recipe
+        override = repository_config.read(job.checkout_dir, workflow)
+        if not override or not override.config:
+            job.log("info", f"{name} says nothing about this workflow.")
+            return recipe
+        stored, kind = job.snapshot.get("config") or {}, workflow["workflow_type"]
+        config = repository_config.merged(kind, stored, override)
+        keys = ", ".join(sorted(override.config))
+        facts = {"file": name, "path": override.path, "sha256": override.checksum}
+        job.event("info", f"{name} of the commit sets {keys}.", facts)
+        job.log("info", f"{name} ({override.path}) sets {keys}")
+        self._metadata["config"] = config
+        job.configure(with_defaults(config))
+        return None if job.config["steps"] else get_recipe(kind)
 
     def _secrets(self, job: RunJob) -> dict[str, str]:
         """The variables that give the steps their secrets; all are masked from here on."""

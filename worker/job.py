@@ -84,9 +84,15 @@ class RunJob(Job):
         self._recorder = recorder
         self._step: str | None = None
         self._processes = 0
-        self._deadline = time.monotonic() + config["timeout"]
+        self._began = time.monotonic()
+        self._deadline = self._began + config["timeout"]
         self._is_clearing = False
         self._cleared_until = float("inf")
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Go on with another config, complete with defaults; its time began with the run."""
+        self.config = config
+        self._deadline = self._began + config["timeout"]
 
     def use(self, executor: Executor, limits: Limits, sandbox: Sandbox | None = None) -> None:
         """From now on start processes with this executor, in these bounds."""

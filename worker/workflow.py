@@ -26,7 +26,6 @@ from .workflow_schema import (
 )
 
 RESERVED = "is reserved: names beginning with ODOOOPS_ are set by the worker"
-_VALIDATOR = jsonschema.Draft202012Validator(CONFIG_SCHEMA)
 _TYPE_NAMES = {
     "object": "a mapping",
     "array": "a list",
@@ -49,11 +48,9 @@ class ConfigProblem(NamedTuple):
 
 def validate_config(workflow_type: str, config: Any) -> list[ConfigProblem]:
     """Return all problems of ``config``, sorted by path; none when it may be saved and run."""
-    problems = set()
+    problems = set(problems_by(CONFIG_SCHEMA, config))
     if workflow_type not in WORKFLOW_TYPES:
         problems.add(ConfigProblem("", f"is of the unknown type {workflow_type!r}"))
-    for error in _VALIDATOR.iter_errors(config):
-        problems.update(_problems_of(error))
     if isinstance(config, Mapping):
         problems.update(_cross_problems(workflow_type, config))
         if "steps" in config and not any(p.path.startswith("steps") for p in problems):
@@ -63,6 +60,12 @@ def validate_config(workflow_type: str, config: Any) -> list[ConfigProblem]:
             for path in _surrogates(config)
         )
     return sorted(problems)
+
+
+def problems_by(schema: Mapping[str, Any], value: Any) -> list[ConfigProblem]:
+    """What is wrong with ``value`` by a JSON Schema of ``workflow_schema``, sorted by path."""
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(value)
+    return sorted({problem for error in errors for problem in _problems_of(error)})
 
 
 def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -209,7 +212,8 @@ def _reason(kind: str, limit: Any, schema: Mapping[str, Any], value: Any) -> str
     if kind == "type":
         kinds = [limit] if isinstance(limit, str) else limit
         # 3.10 is a number, and the same as 3.1: what was meant only quotes can say.
-        hint = " (put it in quotes)" if limit == "string" and isinstance(value, int | float) else ""
+        is_scalar = value is not None and not isinstance(value, (list, Mapping))
+        hint = " (put it in quotes)" if limit == "string" and is_scalar else ""
         return f"must be {' or '.join(_TYPE_NAMES[kind] for kind in kinds)}{hint}"
     if kind in ("minimum", "maximum"):
         return f"must be between {schema['minimum']} and {schema['maximum']}"

@@ -1,11 +1,15 @@
 """What a workflow config may hold, as a JSON Schema: plain JSON, which other programs can use.
 
-``docs/workflow.schema.json`` is this schema as a file, for editors. What no schema can say (names
-that must agree, circles between steps) is judged in ``workflow.py``.
+``docs/workflow.schema.json`` and ``docs/odooops-yml.schema.json`` are these schemas as files, for
+editors; ``python3 -m worker.workflow_schema`` writes them anew. What no schema can say (names that
+must agree, circles between steps) is judged in ``workflow.py``.
 """
 
 from __future__ import annotations
 
+import copy
+import json
+from pathlib import Path
 from typing import Any
 
 from .errors import ERROR_CODES
@@ -254,3 +258,62 @@ CONFIG_SCHEMA: dict[str, Any] = {
         },
     },
 }
+
+#: What ``.odooops.yml`` may change: the rest counts before there is a checkout.
+REPOSITORY_KEYS = (
+    "artifacts",
+    "database",
+    "env",
+    "junit",
+    "modules",
+    "network",
+    "secrets",
+    "steps",
+    "timeout",
+)
+
+REPOSITORY_SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "OdooOps .odooops.yml, version 1",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "types": {
+            "type": "object",
+            "description": "By type: for all workflows of the project that have it.",
+            "additionalProperties": False,
+            "properties": {name: {"$ref": "#/$defs/config"} for name in WORKFLOW_TYPES},
+        },
+        "workflows": {
+            "type": "object",
+            "description": "By name; wins over its type.",
+            "additionalProperties": {"$ref": "#/$defs/config"},
+        },
+    },
+    "$defs": {
+        "config": {
+            "type": "object",
+            "description": "Each key takes the place of the same key of the stored configuration.",
+            "properties": {key: CONFIG_SCHEMA["properties"][key] for key in REPOSITORY_KEYS},
+        }
+    },
+}
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """The schemas by the names of their files below ``docs``."""
+    strict = copy.deepcopy(REPOSITORY_SCHEMA)
+    # The worker says more about a key that does not belong there than a schema can.
+    strict["$defs"]["config"]["additionalProperties"] = False
+    return {"workflow.schema.json": CONFIG_SCHEMA, "odooops-yml.schema.json": strict}
+
+
+def write(folder: Path) -> None:
+    """Write the published schemas into a folder."""
+    for name, schema in published().items():
+        text = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(__file__).resolve().parent.parent / "docs")
