@@ -48,6 +48,7 @@ from . import test_worker_checkout
 from . import test_worker_collect
 from . import test_worker_database
 from . import test_worker_docker
+from . import test_worker_docker_recipes
 from . import test_worker_executor
 from . import test_worker_guard
 from . import test_worker_log_shipping
@@ -56,6 +57,7 @@ from . import test_worker_masking
 from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
+from . import test_worker_registry
 from . import test_worker_scheduled
 from . import test_worker_secrets
 from . import test_worker_settings

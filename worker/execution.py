@@ -19,7 +19,7 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -237,7 +237,7 @@ class Execution:
         """Prepare what the steps or the recipe need, let them work, clear it away."""
         settings = self._tools.settings
         job.env = self._environment(job)
-        secrets = self._secrets(job)
+        secrets = self._secrets(job, job.config["secrets"])
         wants_checkout = recipe.needs_checkout if recipe else True
         if wants_checkout and (recipe or job.snapshot["project"].get("repository_url")):
             job.commit = checkout.fetch(job).commit
@@ -253,7 +253,14 @@ class Execution:
                 job.database = made
                 self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
-            image = placement.place(job, recipe, self._tools, run_secrets.folder(self._name))
+            image = placement.place(
+                job,
+                recipe,
+                self._tools,
+                run_secrets.folder(self._name),
+                # Of the tool: its registry wants it, no step ever sees it.
+                lambda name: self._secrets(job, [{"name": name, "as": "env"}])[name],
+            )
             self._metadata.update({"image": image} if image else {})
             outcome = recipe.run(job) if recipe else self._run_steps(job)
             self._metadata.update(outcome.metadata)
@@ -266,10 +273,10 @@ class Execution:
             if job.database:
                 self._drop_database(job)
 
-    def _secrets(self, job: RunJob) -> dict[str, str]:
+    def _secrets(self, job: RunJob, wanted: Sequence[Mapping[str, str]]) -> dict[str, str]:
         """The variables that give the steps their secrets; all are masked from here on."""
         return run_secrets.give(
-            job.config["secrets"],
+            wanted,
             control=self._control,
             guard=self.guard,
             held=(job.run_id, self._tools.worker_id, job.epoch),
