@@ -49,6 +49,7 @@ from . import test_worker_checkout
 from . import test_worker_collect
 from . import test_worker_database
 from . import test_worker_docker
+from . import test_worker_docker_recipes
 from . import test_worker_executor
 from . import test_worker_guard
 from . import test_worker_log_shipping
@@ -58,6 +59,7 @@ from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
 from . import test_worker_repository_config
+from . import test_worker_registry
 from . import test_worker_scheduled
 from . import test_worker_secrets
 from . import test_worker_settings

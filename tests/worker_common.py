@@ -20,6 +20,9 @@ from odoo.tests.common import get_db_name
 
 from odoo.addons import odooops
 from odoo.addons.odooops.worker.control.sql import SqlControlPlane
+from odoo.addons.odooops.worker.executors.docker import LABEL_RUN
+
+from .docker_engine import need_engine
 
 ADDON = Path(odooops.__file__).resolve().parent
 #: A test that waits longer than this for something has failed.
@@ -211,3 +214,43 @@ class KernelCase(FolderCase):
         connection.close()
         with self.environment() as env:
             env["ops.project"].browse(self.project_id).unlink()
+
+
+class DockerCase(KernelCase):
+    """A test of workers that may use containers only; ``self.engine`` is the Docker engine."""
+
+    def setUp(self):
+        self.engine = need_engine()
+        super().setUp()
+        self.tool = None
+
+    def make_tool(self, image, version="1", **values):
+        """Register a tool of the test's own; ``self.tool`` is its name from now on."""
+        values = {"tool_name": self.slug, "version": version, "docker_image": image} | values
+        with self.environment() as env:
+            tool_id = env["ops.tool"].create(values).id
+
+        def remove():
+            with self.environment() as env:
+                env["ops.tool"].browse(tool_id).exists().unlink()
+
+        self.addCleanup(remove)
+        self.tool = f"{self.slug}:{version}"
+        return tool_id
+
+    def worker_options(self):
+        return [
+            *(option for option in super().worker_options() if option != "--allow-process"),
+            "--docker",
+            f"--docker-host={self.engine.host}",
+        ]
+
+    def work(self, *options):
+        """Let a worker execute what is queued."""
+        worker = self.start_worker("--until-idle", *options)
+        self.assertEqual(worker.wait(180), 0)
+
+    def containers(self, run_id):
+        """The run's containers that are left."""
+        filters = {"label": f"{LABEL_RUN}={run_id}"}
+        return self.engine.client.containers(all=True, filters=filters)

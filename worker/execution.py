@@ -19,7 +19,7 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,7 +252,7 @@ class Execution:
             job.env = self._environment(job)
             job.env["ODOOOPS_GIT_COMMIT"] = job.commit
         # Not before the checkout: git has no use for them, and what it starts should not have any.
-        job.env.update(self._secrets(job))
+        job.env.update(self._secrets(job, job.config["secrets"]))
         wants_database = recipe.needs_database if recipe else job.config["database"]
         try:
             if wants_database:
@@ -261,7 +261,14 @@ class Execution:
                 job.database = made
                 self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
-            image = placement.place(job, recipe, self._tools, run_secrets.folder(self._name))
+            image = placement.place(
+                job,
+                recipe,
+                self._tools,
+                run_secrets.folder(self._name),
+                # Of the tool: its registry wants it, no step ever sees it.
+                lambda name: self._secrets(job, [{"name": name, "as": "env"}])[name],
+            )
             self._metadata.update({"image": image} if image else {})
             outcome = recipe.run(job) if recipe else self._run_steps(job)
             self._metadata.update(outcome.metadata)
@@ -299,10 +306,10 @@ class Execution:
         job.configure(with_defaults(config))
         return None if job.config["steps"] else get_recipe(kind)
 
-    def _secrets(self, job: RunJob) -> dict[str, str]:
+    def _secrets(self, job: RunJob, wanted: Sequence[Mapping[str, str]]) -> dict[str, str]:
         """The variables that give the steps their secrets; all are masked from here on."""
         return run_secrets.give(
-            job.config["secrets"],
+            wanted,
             control=self._control,
             guard=self.guard,
             held=(job.run_id, self._tools.worker_id, job.epoch),
