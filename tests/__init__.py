@@ -2,6 +2,7 @@ from . import test_artifact_keeper
 from . import test_audit_verifier
 from . import test_bad_input
 from . import test_benchmarks
+from . import test_chaos
 from . import test_control_contract
 from . import test_devtools
 from . import test_docs
