@@ -2,7 +2,7 @@
 
 import signal
 
-from . import bench, lifecycle, lint, schema_documents, testing, typescript
+from . import bench, lifecycle, lint, schema_documents, spec_gates, testing, typescript
 from .errors import SetupError
 from .postgres import SqlError
 from .progress import warn
@@ -17,6 +17,7 @@ COMMANDS = {
     "bench": bench.bench,
     "schema": schema_documents.schema,
     "prisma": typescript.prisma,
+    "spec-gates": spec_gates.spec_gates,
 }
 
 

@@ -1,7 +1,9 @@
+from . import test_architecture
 from . import test_artifact_keeper
 from . import test_audit_verifier
 from . import test_bad_input
 from . import test_benchmarks
+from . import test_ci_workflows
 from . import test_control_contract
 from . import test_devtools
 from . import test_docs
@@ -37,6 +39,7 @@ from . import test_rls_parity
 from . import test_rls_secrets
 from . import test_schema_documents
 from . import test_scripts
+from . import test_spec_gates
 from . import test_sql_connect
 from . import test_sql_identity
 from . import test_sql_roles
