@@ -125,6 +125,7 @@ class TestCancel(KernelCase):
 
 class TestManyRuns(KernelCase):
     def test_two_workers_execute_each_of_200_runs_once(self):
+        # Rule: R-01
         script = "echo $ODOOOPS_RUN_ID >> " + str(self.folder / "executed")
         workflow_id = self.make_workflow(steps=[{"name": "Note", "run": script}])
         run_ids = [self.queue(workflow_id) for _number in range(200)]
@@ -141,6 +142,7 @@ class TestManyRuns(KernelCase):
         self.assertEqual(statuses, [("succeeded", 200, 2)])
 
     def test_a_killed_worker_loses_no_run(self):
+        # Rule: R-02
         script = "sleep 0.3; echo done"
         workflow_id = self.make_workflow(steps=[{"name": "Work", "run": script}])
         run_ids = [self.queue(workflow_id) for _number in range(20)]
@@ -235,6 +237,7 @@ class TestStopping(KernelCase):
         wait_for(lambda: not running("71306"))
 
     def test_it_does_not_start_without_consent_to_local_processes(self):
+        # Rule: R-29
         original = self.worker_options
         self.worker_options = lambda: [o for o in original() if o != "--allow-process"]
         self.assertEqual(self.start_worker("--until-idle").wait(30), 2)

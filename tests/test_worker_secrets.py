@@ -128,6 +128,7 @@ class TestWorkerSecrets(KernelCase):
             self.assertNotIn(base64.b64encode(value.encode()).decode().rstrip("=")[:-1], flat)
 
     def test_a_run_that_prints_its_secrets_in_all_forms_shows_none(self):
+        # Rule: R-28
         self.set_secret("TOKEN", TOKEN)
         self.set_secret("SSH_KEY", KEY)
         self.start_worker()
@@ -146,6 +147,7 @@ class TestWorkerSecrets(KernelCase):
         self.assertNotIn(str(self.folder), path)
 
     def test_messages_metadata_and_events_of_the_worker_hold_none(self):
+        # Rule: R-28
         self.set_secret("TOKEN", "hunter2hunter2")
         self.start_worker()
         run = self.execute(
