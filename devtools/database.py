@@ -16,7 +16,7 @@ MODULE = "odooops"
 NOT_INSTALLED = (
     ".ci/", ".github/", ".local/", "benchmarks/", "chaos/", "devtools/", "docs/", "prisma/",
     "requirements/", "scripts/", "spec/", "tests/", "Makefile", "pyproject.toml", ".gitignore",
-    ".pylintrc",
+    ".pylintrc", ".pre-commit-config.yaml",
 )  # fmt: skip
 # Said on the database itself, so that one clone never takes another clone's database for its own.
 MARK = f"OdooOps set-up {paths.CLONE_ID}"
