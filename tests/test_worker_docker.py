@@ -1,7 +1,6 @@
 """Workers that run steps in containers: a real kernel, a real engine, real workers."""
 
 import json
-import signal
 import uuid
 
 from odoo.addons.odooops.devtools import embedded
@@ -10,7 +9,7 @@ from odoo.addons.odooops.worker.executors.choice import RegistryAuth, read_tool
 
 from .docker_engine import IMAGE, import_program
 from .executor_contract import running
-from .worker_common import DockerCase, FolderCase, wait_for
+from .worker_common import DockerCase, FolderCase, left_in, wait_for
 
 PSQL_IMAGE = "odooops-test-psql:1"
 
@@ -50,7 +49,7 @@ class TestDockerWorker(DockerCase):
         keys = self.query("SELECT artifact_key FROM ops_run_artifact WHERE run_id = %s", run_id)
         self.assertEqual({key for (key,) in keys}, {"out.txt", "run.log.gz"})
         self.assertEqual(self.containers(run_id), [])
-        self.assertEqual(list((self.folder / "work").iterdir()), [])
+        self.assertEqual(left_in(self.folder / "work"), [])
 
     def test_a_run_reaches_its_database_without_a_network(self):
         psql = embedded.programs() / "psql"
@@ -96,8 +95,7 @@ class TestDockerWorker(DockerCase):
         )
         worker = self.start_worker()
         wait_for(lambda: "ready" in self.messages(run_id))
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        self.kill_worker(worker)
         self.assertTrue(running("71271"), "It died with its worker.")
         self.expire_leases()
         self.start_worker("--garbage-seconds=1")

@@ -41,6 +41,11 @@ def wait_for(condition, seconds=PATIENCE, message="It did not happen in time."):
         time.sleep(0.02)
 
 
+def left_in(work_dir):
+    """What runs have left in a work directory, and runners in theirs."""
+    return [path for path in work_dir.iterdir() if path.name != ".runners" or any(path.iterdir())]
+
+
 class FolderCase(unittest.TestCase):
     """A test with a temporary folder of its own, ``self.folder``."""
 
@@ -152,13 +157,26 @@ class KernelCase(FolderCase):
         )
         log.close()
 
-        def end():
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-            process.wait()
-
-        self.addCleanup(end)
+        self.addCleanup(self.kill_worker, process)
         return process
+
+    def runners(self):
+        """Process ids of the runners on this test's work directory, by run id."""
+        found = {}
+        for path in (self.folder / "work" / ".runners").glob("*-*-*/awake"):
+            with contextlib.suppress(FileNotFoundError, IndexError):
+                found[int(path.parent.name.split("-")[1])] = int(path.read_text().split()[1])
+        return found
+
+    def kill_worker(self, process):
+        """``kill -9`` of an agent and of all runners: what a crash of the host does to a worker,
+        but for the supervisors."""
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        for pid in self.runners().values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def expire_leases(self, workers=None):
         """Let time pass for the control plane: all leases of the project, or those of the
