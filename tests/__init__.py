@@ -44,6 +44,7 @@ from . import test_sql_worker
 from . import test_storage_contract
 from . import test_tour
 from . import test_worker_agent
+from . import test_worker_cache
 from . import test_worker_checkout
 from . import test_worker_collect
 from . import test_worker_database
@@ -63,3 +64,4 @@ from . import test_worker_settings
 from . import test_worker_steps
 from . import test_worker_storage
 from . import test_worker_workflow
+from . import test_workflow_examples
