@@ -49,6 +49,7 @@ from . import test_storage_contract
 from . import test_tour
 from . import test_worker_adoption
 from . import test_worker_agent
+from . import test_worker_cache
 from . import test_worker_checkout
 from . import test_worker_collect
 from . import test_worker_database
@@ -70,3 +71,4 @@ from . import test_worker_settings
 from . import test_worker_steps
 from . import test_worker_storage
 from . import test_worker_workflow
+from . import test_workflow_examples

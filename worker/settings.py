@@ -188,6 +188,10 @@ class Settings:
     )
     #: The operator's consent to processes without isolation.
     allow_process: bool = _setting(False, _flag, "run the steps as local processes, not isolated")
+    #: Of all caches of runs on this host; the longest unused go first. 0: no caches.
+    cache_limit_mb: int = _setting(
+        10_240, _number(0, 52_428_800, int), "MiB of caches kept for runs (0: none)"
+    )
     #: Whether to run workflows that name a tool in containers.
     docker: bool = _setting(False, _flag, "run workflows that name a tool in Docker containers")
     #: The engine, on this host as it shares the work directory. Empty: DOCKER_HOST, or the usual.
