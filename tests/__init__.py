@@ -43,6 +43,8 @@ from . import test_sql_roles
 from . import test_sql_worker
 from . import test_storage_contract
 from . import test_tour
+from . import test_uninstall
+from . import test_update
 from . import test_worker_agent
 from . import test_worker_checkout
 from . import test_worker_collect
