@@ -2,7 +2,7 @@
 
 import signal
 
-from . import bench, lifecycle, lint, schema_documents, testing, typescript
+from . import bench, lifecycle, lint, reference_documents, schema_documents, testing, typescript
 from .errors import SetupError
 from .postgres import SqlError
 from .progress import warn
@@ -15,6 +15,7 @@ COMMANDS = {
     "test": testing.test,
     "lint": lint.lint,
     "bench": bench.bench,
+    "docs": reference_documents.docs,
     "schema": schema_documents.schema,
     "prisma": typescript.prisma,
 }
