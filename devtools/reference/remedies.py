@@ -33,6 +33,7 @@ RUNS = {
     "artifact_missing": 'Correct the pattern under `artifacts`, or say `"optional": true`.',
     "store_unavailable": "See the settings of the store ([artifacts](artifacts.md)) and *Test connection*;"
     " the worker's log has the store's answer.",
+    "registry_unavailable": "Try `docker pull IMAGE` on the worker's host: address, network, credentials of the tool.",
     "disk_full": "Free space where the worker has its work folder (`--work-dir`) and where PostgreSQL"
     " keeps the databases of runs.",
     "lease_lost": "The worker could not reach the control plane for a minute: network, or a database"
