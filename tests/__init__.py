@@ -35,6 +35,7 @@ from . import test_models_secrets
 from . import test_partitions
 from . import test_prisma
 from . import test_prisma_members
+from . import test_reference
 from . import test_retention
 from . import test_rls_parity
 from . import test_rls_secrets
@@ -47,6 +48,8 @@ from . import test_sql_roles
 from . import test_sql_worker
 from . import test_storage_contract
 from . import test_tour
+from . import test_uninstall
+from . import test_update
 from . import test_worker_adoption
 from . import test_worker_agent
 from . import test_worker_cache
