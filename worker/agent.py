@@ -95,6 +95,7 @@ def connect(settings: Settings) -> ControlPlane:
             TokenFile(settings.token_file),
             settings.control_database,
             settings.control_ca,
+            settings.s3_ca_bundle,
         )
     return SqlControlPlane(settings.dsn)
 
@@ -159,7 +160,7 @@ class Agent:
 
         :raises StorageError: it cannot be used
         """
-        store = make_store(self.settings)
+        store = make_store(self.settings, self.control)
         if self.settings.s3_bucket:
             try:
                 store.check()
