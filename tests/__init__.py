@@ -14,6 +14,7 @@ from . import test_http_audit
 from . import test_http_explain
 from . import test_http_jsonrpc
 from . import test_http_protocol
+from . import test_http_uploads
 from . import test_http_workers
 from . import test_kernel_audit
 from . import test_kernel_claim

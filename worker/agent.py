@@ -151,7 +151,7 @@ class Agent:
 
         :raises StorageError: it cannot be used
         """
-        store = make_store(self.settings)
+        store = make_store(self.settings, self.control)
         if self.settings.s3_bucket:
             try:
                 store.check()
