@@ -173,6 +173,7 @@ WORKERS = {
     "run_secrets": {**HELD_RUN, "worker_id": required(WORKER_ID)},
     "release_run": {**RUN, **HOLDER},
     "reap_lost_runs": {},
+    "index_run_logs": {},
     "list_leases": {},
 }
 # What a host does with its token, see models/ops_worker_token.py: method of the model, kind of the
