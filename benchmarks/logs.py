@@ -230,6 +230,9 @@ def ingest(connection, lines=100_000, repetitions=3):
         with Indexer(door):
             taken["stored"] = _seconds(lambda r=run_id, e=epoch: _append(door, r, e, batches))
         taken["indexed"] = time.monotonic() - begin
+        left = "SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM ops_run_log_tail"
+        if door.query(f"{left} WHERE run_id = %s", run_id)[0][0] >= BATCH:
+            raise RuntimeError("the second connection has not indexed all lines")
         taken["copy_in_batches"] = _seconds(lambda: _copy(connection, copies))
         run_id, epoch = door.start()
         begin = time.monotonic()
