@@ -28,6 +28,7 @@ from . import test_kernel_queue
 from . import test_kernel_state_machine
 from . import test_log_search
 from . import test_log_search_doors
+from . import test_log_tail
 from . import test_models_access
 from . import test_models_console
 from . import test_models_rules

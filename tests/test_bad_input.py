@@ -57,7 +57,7 @@ LOOKED_UP = {"p_operation", "p_step"}
 # the functions that judge lines by storing them are asked what they have left.
 WRITTEN = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables"
 LEFT = (
-    "SELECT (SELECT count(*) FROM ops_run_log_line) + (SELECT count(*) FROM ops_run_log_words)"
+    "SELECT (SELECT count(*) FROM ops_run_log_line) + (SELECT count(*) FROM ops_run_log_tail)"
     " + (SELECT sum(next_log_seq) FROM ops_run_lease)"
 )
 STORE_FIRST = {"append_run_log", "append_run_logs"}

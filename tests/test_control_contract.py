@@ -158,6 +158,16 @@ class ControlContract:
         self.assertNotIsInstance(self.control.reap_lost_runs(), Refused)
         self.assertEqual(self.run_row(claim.run_id)["error_code"], "worker_lost")
 
+    def test_words_of_lines_are_entered_until_none_are_left(self):
+        _worker, claim = self.claim_run()
+        lines = [{"message": "line"}] * 1000
+        self.control.append_run_logs(claim.run_id, claim.epoch, 1, lines)
+        self.assertGreaterEqual(self.control.index_run_logs()["lines"], 1000)
+        rows = self.db.rows(
+            "SELECT first_seq, last_seq FROM ops_run_log_words WHERE run_id = %s", claim.run_id
+        )
+        self.assertEqual(rows, [{"first_seq": 1, "last_seq": 1000}])
+
     def test_states_of_a_worker(self):
         worker_id = self.register()
         self.assertEqual(self.control.set_worker_state(worker_id, "draining")["state"], "draining")
