@@ -133,7 +133,6 @@ class World:
         self.folder = folder
         self.witness = folder / "witness"
         self.witness.mkdir()
-        # Steps on the host may run as anybody the worker runs as.
         self.cluster = Cluster("chaos")
         self.cluster.port = int(os.environ["PGPORT"])
         s3_server = load_test_module("s3_server")
