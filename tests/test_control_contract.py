@@ -9,8 +9,6 @@ from pathlib import Path
 
 from psycopg2.extensions import make_dsn
 
-from odoo import SUPERUSER_ID, api
-from odoo.modules.registry import Registry
 from odoo.sql_db import connection_info_for
 from odoo.tests import HttpCase, tagged
 from odoo.tests.common import get_db_name
@@ -18,6 +16,7 @@ from odoo.tests.common import get_db_name
 from ..worker.control.base import Artifact, ControlPlaneError, ControlPlaneUnavailable, Refused
 from ..worker.control.rpc import RpcControlPlane, TokenFile, register_host
 from ..worker.control.sql import SqlControlPlane
+from .http_case import WorkerTokens
 from .kernel_case import KernelCase
 
 CHECKSUM = "0" * 64
@@ -81,7 +80,10 @@ class ControlContract:
         reply = self.control.add_run_event(*held, "info", "half way", {"part": 0.5})
         self.assertGreater(reply["seq"], 0)
         expires_at = datetime.now(timezone.utc) + timedelta(days=1)
-        artifact = Artifact("a/b.txt", "filesystem:x", "text/plain", 3, CHECKSUM, expires_at)
+        url = (
+            f"s3://bucket-of-the-worker/{claim.snapshot['project']['slug']}/{claim.run_id}/a/b.txt"
+        )
+        artifact = Artifact("a/b.txt", url, "text/plain", 3, CHECKSUM, expires_at)
         recorded = self.control.add_run_artifact(*held, artifact)
         self.assertEqual(self.control.add_run_artifact(*held, artifact), recorded)
         end = (claim.run_id, worker_id, claim.epoch, 1, "exit_code", "It ended with 1.", {"n": 1})
@@ -197,28 +199,7 @@ class TestSqlControlPlane(ControlContract, KernelCase):
 
 
 @tagged("post_install", "-at_install")
-class TestRpcControlPlane(ControlContract, KernelCase, HttpCase):
-    @classmethod
-    def setUpClass(cls):
-        # Committed before the class's own transaction begins: the kernel's transactions see it.
-        with Registry(get_db_name()).cursor() as cr:
-            env = api.Environment(cr, SUPERUSER_ID, {})
-            tokens = env["ops.worker.token"]
-            cls.token_ids, cls.credentials = [], []
-            for host in ("build-1", "build-2"):
-                token, text = tokens._make("worker", host, timedelta(days=90))
-                cls.token_ids.append(token.id)
-                cls.credentials.append(
-                    {"token": text, "expires_at": f"{token.expires_at}Z", "valid_days": 90}
-                )
-        super().setUpClass()
-
-    @classmethod
-    def tearDownClass(cls):
-        super().tearDownClass()
-        with Registry(get_db_name()).cursor() as cr:
-            cr.execute("DELETE FROM ops_worker_token WHERE id = ANY(%s)", [cls.token_ids])
-
+class TestRpcControlPlane(ControlContract, WorkerTokens, KernelCase, HttpCase):
     def setUp(self):
         super().setUp()
         folder = tempfile.TemporaryDirectory()
@@ -271,6 +252,7 @@ class TestRpcControlPlane(ControlContract, KernelCase, HttpCase):
             self.exchange(text)
 
     def test_a_registration_token_opens_nothing_else(self):
+        # Rule: R-23
         control = self.plane({"token": self.registration()}, "wrong")
         self.assertRefusal(control.reap_lost_runs(), "forbidden")
 
@@ -296,6 +278,7 @@ class TestRpcControlPlane(ControlContract, KernelCase, HttpCase):
         self.assertNotIn(text, str(self.env.cr.fetchall()))
 
     def test_a_token_acts_for_its_own_workers_only(self):
+        # Rule: R-24
         worker_id, claim = self.claim_run()
         other = self.plane(self.credentials[1], "other")
         held = (claim.run_id, claim.epoch)
@@ -319,6 +302,7 @@ class TestRpcControlPlane(ControlContract, KernelCase, HttpCase):
         self.assertEqual(self.run_row(claim.run_id)["status"], "running")
 
     def test_a_worker_token_opens_no_method_of_people(self):
+        # Rule: R-23
         reply = self.control._call("list_projects")
         self.assertRefusal(reply, "forbidden")
 
