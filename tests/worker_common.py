@@ -240,7 +240,7 @@ class DockerCase(KernelCase):
 
     def process_options(self):
         """Options of a worker without containers."""
-        return super().worker_options()
+        return KernelCase.worker_options(self)
 
     def worker_options(self):
         return [
