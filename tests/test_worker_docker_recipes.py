@@ -144,7 +144,8 @@ class TestRecipesInContainers(DockerCase):
 
     def test_all_types_run_as_processes(self):
         odoo = f"--odoo={shlex.join(odoo_argv())}"
-        with patch.object(self, "worker_options", self.process_options):
+        options = super(DockerCase, self).worker_options()
+        with patch.object(self, "worker_options", lambda: options):
             rows = self.run_all_types(odoo, env={"PYTHON": sys.executable})
         for name, (_run_id, row) in rows.items():
             self.assertNotIn("image", row["metadata"], name)
