@@ -41,7 +41,9 @@ class OpsProject(models.Model):
     )
     odoo_version = fields.Char(required=True, default="19.0")
     active = fields.Boolean(default=True)
-    repository_url = fields.Char(help="URL or path from which workers fetch the code.")
+    repository_url = fields.Char(
+        "Repository URL", help="URL or path from which workers fetch the code."
+    )
     default_branch = fields.Char(required=True, default="main")
     description = fields.Text()
     config = fields.Json()

@@ -261,6 +261,7 @@ class TestRpcControlPlane(ControlContract, KernelCase, HttpCase):
             self.exchange(text)
 
     def test_a_registration_token_opens_nothing_else(self):
+        # Rule: R-23
         control = self.plane({"token": self.registration()}, "wrong")
         self.assertRefusal(control.reap_lost_runs(), "forbidden")
 
@@ -286,6 +287,7 @@ class TestRpcControlPlane(ControlContract, KernelCase, HttpCase):
         self.assertNotIn(text, str(self.env.cr.fetchall()))
 
     def test_a_token_acts_for_its_own_workers_only(self):
+        # Rule: R-24
         worker_id, claim = self.claim_run()
         other = self.plane(self.credentials[1], "other")
         held = (claim.run_id, claim.epoch)
@@ -309,6 +311,7 @@ class TestRpcControlPlane(ControlContract, KernelCase, HttpCase):
         self.assertEqual(self.run_row(claim.run_id)["status"], "running")
 
     def test_a_worker_token_opens_no_method_of_people(self):
+        # Rule: R-23
         reply = self.control._call("list_projects")
         self.assertRefusal(reply, "forbidden")
 

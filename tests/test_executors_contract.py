@@ -61,6 +61,7 @@ class TestDockerExecutorContract(DockerCase, ExecutorContract, FolderCase):
 
 class TestDockerExecutor(DockerCase, FolderCase):
     def test_a_container_has_nothing_but_what_it_was_given(self):
+        # Rule: R-30
         script = (
             "id -u; grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status;"
             "touch /root-is-writable 2>&1 || true; touch /tmp/x && echo tmp;"
@@ -125,6 +126,7 @@ class TestDockerExecutor(DockerCase, FolderCase):
         self.assertEqual(running("71251"), [])
 
     def test_a_container_outlives_its_worker_but_not_its_lease(self):
+        # Rule: R-06
         code = (
             "import json, sys, time; sys.path.insert(0, sys.argv[1])\n"
             "from pathlib import Path\n"

@@ -57,6 +57,7 @@ class TestKernelCoexistence(TransactionCase):
         return self.env.execute_query(CONTENT), self.env.execute_query(ROWS)
 
     def test_install_update_and_removal_leave_a_foreign_schema_alone(self):
+        # Rule: R-34
         before = self.foreign()
         with self.assertLogs("odoo.addons.odooops.models.ops_kernel", "WARNING") as logs:
             self.kernel._apply()

@@ -153,6 +153,7 @@ class TestModelsAccess(TransactionCase):
         )
 
     def test_nobody_writes_what_the_kernel_writes(self):
+        # Rule: R-04
         run = self.workflows["test"].queue_run()
         for user in (*self.users.values(), self.platform_admin):
             for record in (run, run.event_ids):
@@ -180,6 +181,7 @@ class TestModelsAccess(TransactionCase):
             admin_membership.with_user(self.users["admin"]).role = "owner"
 
     def test_a_project_keeps_an_owner(self):
+        # Rule: R-25
         owner = self.project.membership_ids.filtered(lambda m: m.role == "owner")
         with self.assertRaises(ValidationError), self.env.cr.savepoint():
             owner.with_user(self.users["owner"]).role = "viewer"

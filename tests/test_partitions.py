@@ -239,6 +239,7 @@ class TestPartitionsOfAnInstalledAddon(TransactionCase):
         ]
 
     def test_an_update_moves_every_row_and_the_chains_hold(self):
+        # Rule: R-35
         schema = self.kernel._get_schema()
         self.env.cr.execute(OLD_SHAPE.format(schema=schema))
         before = self.rows()

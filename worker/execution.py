@@ -1,4 +1,4 @@
-"""One run, from the claim to its completion.
+"""One run, from the claim to its completion: what a runner does (``runner.py``).
 
 In order: make the work directory, start the run in the control plane, check the repository out,
 make the run's database, let the config's steps or the built-in recipe work, collect artifacts, drop
@@ -19,7 +19,7 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ _WORKDIR = re.compile(r"run-([0-9a-z]+)-(\d+)-(\d+)")
 
 
 class Tools(NamedTuple):
-    """What all runs of one worker share."""
+    """What a run is given by its worker."""
 
     settings: Settings
     control: ControlPlane
@@ -103,11 +103,17 @@ def remove_tree(path: Path) -> None:
 
 
 class Execution:
-    """The execution of one claimed run; ``run`` is the body of its thread and raises nothing."""
+    """The execution of one claimed run; ``run`` raises nothing.
 
-    def __init__(self, tools: Tools, claim: Claim, guard: RunGuard) -> None:
+    ``problem``: why it cannot succeed, if that is known before it begins.
+    """
+
+    def __init__(
+        self, tools: Tools, claim: Claim, guard: RunGuard, problem: Outcome | None = None
+    ) -> None:
         self.claim = claim
         self.guard = guard
+        self._problem = problem
         self._tools = tools
         self._masker = Masker()
         self._control = MaskedControlPlane(tools.control, self._masker)
@@ -120,7 +126,7 @@ class Execution:
     def run(self) -> None:
         """Execute the run to its end."""
         try:
-            problem = self._make_workdir()
+            problem = self._problem or self._make_workdir()
             started = self._start()
             if started:
                 outcome = problem or self._guarded(lambda: self._work(started))
@@ -251,7 +257,7 @@ class Execution:
                 job.env = self._environment(job)
             job.env["ODOOOPS_GIT_COMMIT"] = job.commit
         # Not before the checkout: git has no use for them, and what it starts should not have any.
-        job.env.update(self._secrets(job))
+        job.env.update(self._secrets(job, job.config["secrets"]))
         wants_database = recipe.needs_database if recipe else job.config["database"]
         try:
             if wants_database:
@@ -260,7 +266,14 @@ class Execution:
                 job.database = made
                 self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
-            image = placement.place(job, recipe, self._tools, run_secrets.folder(self._name))
+            image = placement.place(
+                job,
+                recipe,
+                self._tools,
+                run_secrets.folder(self._name),
+                # Of the tool: its registry wants it, no step ever sees it.
+                lambda name: self._secrets(job, [{"name": name, "as": "env"}])[name],
+            )
             self._metadata.update({"image": image} if image else {})
             caches = Caches(
                 job,
@@ -283,10 +296,10 @@ class Execution:
             if job.database:
                 self._drop_database(job)
 
-    def _secrets(self, job: RunJob) -> dict[str, str]:
+    def _secrets(self, job: RunJob, wanted: Sequence[Mapping[str, str]]) -> dict[str, str]:
         """The variables that give the steps their secrets; all are masked from here on."""
         return run_secrets.give(
-            job.config["secrets"],
+            wanted,
             control=self._control,
             guard=self.guard,
             held=(job.run_id, self._tools.worker_id, job.epoch),

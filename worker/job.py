@@ -29,6 +29,7 @@ from .guard import LEASE_LOST, RunGuard
 from .log_shipping import DISK_FULL, RunLog
 from .logs import LineSplitter, LogLine, OutputParser, clean_json, clean_text
 from .recipes.base import Captured, Job
+from .workflow import cancel_grace
 
 _logger = logging.getLogger(__name__)
 
@@ -281,7 +282,7 @@ class RunJob(Job):
             env={**self.env, **(env or {})},
             lease_deadline=self._guard.deadline,
             timeout=remaining if timeout is None else min(timeout, remaining),
-            grace=TIMEOUT_GRACE,
+            grace=cancel_grace(self.snapshot, TIMEOUT_GRACE),
             limits=self._limits,
             sandbox=self._sandbox,
         )

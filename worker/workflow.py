@@ -20,6 +20,7 @@ from .workflow_schema import (
     DEFAULT_TIMEOUT,
     EXPIRE_IN,
     EXPIRE_SECONDS,
+    MAX_CANCEL_GRACE,
     TYPES_WITH_RECIPE,
     WORKFLOW_TYPES,
 )
@@ -30,6 +31,7 @@ _TYPE_NAMES = {
     "array": "a list",
     "string": "a text",
     "integer": "a whole number",
+    "number": "a number",
     "boolean": "true or false",
 }
 
@@ -72,7 +74,7 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
     full["timeout"] = int(full.get("timeout") or DEFAULT_TIMEOUT)
     retry = full.get("retry") or {}
     full["retry"] = {"max": int(retry.get("max", 0)), "on": list(retry.get("on", ["worker_lost"]))}
-    for key in ("tool", "concurrency_group", "junit"):
+    for key in ("tool", "concurrency_group", "junit", "cancel_grace"):
         full.setdefault(key, None)
     for key in ("labels", "steps", "artifacts", "cache"):
         full[key] = list(full.get(key) or [])
@@ -95,6 +97,13 @@ def secret_names(config: Mapping[str, Any]) -> list[str]:
         for item in (items if isinstance(items, list) else [])
     ]
     return [name for name in names if isinstance(name, str)]
+
+
+def cancel_grace(snapshot: Mapping[str, Any], default: float) -> float:
+    """Seconds of grace of a run's processes by its snapshot; ``default`` when it says nothing."""
+    wanted = (snapshot.get("config") or {}).get("cancel_grace")
+    is_number = isinstance(wanted, (int, float)) and not isinstance(wanted, bool)
+    return min(max(wanted, 0), MAX_CANCEL_GRACE) if is_number else default
 
 
 def expire_seconds(expire_in: str) -> int:

@@ -22,6 +22,7 @@ GUARDED_TYPES = ("deploy", "backup", "upgrade")
 
 DEFAULT_TIMEOUT = 3600
 MAX_TIMEOUT = 86400
+MAX_CANCEL_GRACE = 300
 SECRET_NAME_LENGTH = 100
 
 # Python's $ also matches before a final line end; the look-ahead closes that gap and means nothing
@@ -129,6 +130,13 @@ CONFIG_SCHEMA: dict[str, Any] = {
             200,
         ),
         "timeout": _TIMEOUT | {"description": "Seconds the whole run may take."},
+        "cancel_grace": {
+            "type": "number",
+            "description": "Seconds from SIGINT to SIGKILL, with SIGTERM half way, when the run is"
+            " canceled or too slow. The worker's own setting when left out.",
+            "minimum": 0,
+            "maximum": MAX_CANCEL_GRACE,
+        },
         "retry": {
             "type": "object",
             "description": "Queue a new run by itself when one fails for a cause named here.",
