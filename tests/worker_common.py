@@ -238,9 +238,13 @@ class DockerCase(KernelCase):
         self.tool = f"{self.slug}:{version}"
         return tool_id
 
+    def process_options(self):
+        """Options of a worker without containers."""
+        return super().worker_options()
+
     def worker_options(self):
         return [
-            *(option for option in super().worker_options() if option != "--allow-process"),
+            *(option for option in self.process_options() if option != "--allow-process"),
             "--docker",
             f"--docker-host={self.engine.host}",
         ]
@@ -248,7 +252,7 @@ class DockerCase(KernelCase):
     def work(self, *options):
         """Let a worker execute what is queued."""
         worker = self.start_worker("--until-idle", *options)
-        self.assertEqual(worker.wait(180), 0)
+        self.assertEqual(worker.wait(600), 0)
 
     def containers(self, run_id):
         """The run's containers that are left."""
