@@ -33,6 +33,7 @@ from . import test_models_secrets
 from . import test_partitions
 from . import test_prisma
 from . import test_prisma_members
+from . import test_remote_worker
 from . import test_retention
 from . import test_rls_parity
 from . import test_rls_secrets
