@@ -38,6 +38,7 @@ from . import test_partitions
 from . import test_prisma
 from . import test_prisma_members
 from . import test_reference
+from . import test_remote_worker
 from . import test_retention
 from . import test_rls_parity
 from . import test_rls_secrets
