@@ -2,7 +2,16 @@
 
 import signal
 
-from . import bench, lifecycle, lint, schema_documents, spec_gates, testing, typescript
+from . import (
+    bench,
+    chaos,
+    lifecycle,
+    lint,
+    schema_documents,
+    spec_gates,
+    testing,
+    typescript,
+)
 from .errors import SetupError
 from .postgres import SqlError
 from .progress import warn
@@ -15,6 +24,7 @@ COMMANDS = {
     "test": testing.test,
     "lint": lint.lint,
     "bench": bench.bench,
+    "chaos": chaos.chaos,
     "schema": schema_documents.schema,
     "prisma": typescript.prisma,
     "spec-gates": spec_gates.spec_gates,

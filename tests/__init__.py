@@ -3,6 +3,7 @@ from . import test_artifact_keeper
 from . import test_audit_verifier
 from . import test_bad_input
 from . import test_benchmarks
+from . import test_chaos
 from . import test_ci_workflows
 from . import test_control_contract
 from . import test_devtools
@@ -47,11 +48,13 @@ from . import test_sql_roles
 from . import test_sql_worker
 from . import test_storage_contract
 from . import test_tour
+from . import test_worker_adoption
 from . import test_worker_agent
 from . import test_worker_checkout
 from . import test_worker_collect
 from . import test_worker_database
 from . import test_worker_docker
+from . import test_worker_docker_recipes
 from . import test_worker_executor
 from . import test_worker_guard
 from . import test_worker_log_shipping
@@ -60,8 +63,11 @@ from . import test_worker_masking
 from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
+from . import test_worker_repository_config
+from . import test_worker_registry
 from . import test_worker_scheduled
 from . import test_worker_secrets
 from . import test_worker_settings
+from . import test_worker_steps
 from . import test_worker_storage
 from . import test_worker_workflow

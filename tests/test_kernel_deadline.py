@@ -5,7 +5,7 @@ from psycopg2.extras import Json
 
 from odoo.tests import tagged
 
-from ..worker.workflow import DEFAULT_TIMEOUT, MAX_TIMEOUT
+from ..worker.workflow_schema import DEFAULT_TIMEOUT, MAX_TIMEOUT
 from .kernel_case import KernelCase
 
 

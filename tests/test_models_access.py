@@ -49,6 +49,15 @@ class TestModelsAccess(TransactionCase):
             for workflow_type in ("test", "deploy")
         }
 
+    def test_administrators_and_owners_let_the_repository_change_the_configuration(self):
+        def allow(user):
+            self.project.with_user(user).repository_config = "all"
+
+        self.assertMay({"admin", "owner"}, (*ROLES, "stranger"), allow)
+        reply = self.workflows["test"].with_user(self.users["developer"]).queue_run()
+        snapshot = reply.sudo().snapshot
+        self.assertEqual(snapshot["project"]["repository_config"], "all")
+
     def assertMay(self, allowed, names, action):
         """Exactly the users in ``allowed`` out of ``names`` may do ``action(user)``."""
         for name in names:

@@ -1,7 +1,6 @@
 """Workers as real processes, a real kernel: nothing lost, nothing done twice, every end told."""
 
 import gzip
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from odoo.addons import odooops
 from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 
 from .test_worker_executor import running
-from .worker_common import PATIENCE, KernelCase, wait_for
+from .worker_common import PATIENCE, KernelCase, left_in, wait_for
 
 
 class TestOneRun(KernelCase):
@@ -56,7 +55,7 @@ class TestOneRun(KernelCase):
         self.assertEqual(self.read_artifact(artifacts["out.txt"][0]), f"{run_id}\n".encode())
         log = gzip.decompress(self.read_artifact(artifacts["run.log.gz"][0])).decode()
         self.assertEqual([line.split("\t")[4] for line in log.splitlines()], messages)
-        self.assertEqual(list((self.folder / "work").iterdir()), [])
+        self.assertEqual(left_in(self.folder / "work"), [])
 
     def test_a_failing_step_gives_its_exit_code_and_ends_the_run(self):
         run_id, row = self.execute(
@@ -150,8 +149,7 @@ class TestManyRuns(KernelCase):
         victim = self.start_worker("--capacity=4")
         wait_for(lambda: self.statuses(run_ids).get("running", 0) >= 2)
         dead = self.query("SELECT DISTINCT worker_id FROM ops_run_lease")
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
+        self.kill_worker(victim)
         survivor = self.start_worker("--capacity=4")
 
         def settled():
@@ -230,9 +228,8 @@ class TestStopping(KernelCase):
 
     def test_the_leftovers_of_a_dead_run_are_removed(self):
         run_id, victim = self.start_sleeper("echo ready; sleep 71306")
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-        (workdir,) = (self.folder / "work").iterdir()
+        self.kill_worker(victim)
+        (workdir,) = (self.folder / "work").glob("run-*")
         self.expire_leases()
         self.start_worker("--garbage-seconds=1")
         self.wait_status(run_id, "failed")

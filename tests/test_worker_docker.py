@@ -1,60 +1,29 @@
 """Workers that run steps in containers: a real kernel, a real engine, real workers."""
 
 import json
-import signal
 import uuid
 
 from odoo.addons.odooops.devtools import embedded
 from odoo.addons.odooops.worker.executors.base import ExecutorError, Limits
 from odoo.addons.odooops.worker.executors.choice import read_tool
-from odoo.addons.odooops.worker.executors.docker import LABEL_RUN
 
-from .docker_engine import IMAGE, import_program, need_engine
+from .docker_engine import IMAGE, import_program
 from .executor_contract import running
-from .worker_common import FolderCase, KernelCase, wait_for
+from .worker_common import DockerCase, FolderCase, left_in, wait_for
 
 PSQL_IMAGE = "odooops-test-psql:1"
 
 
-class TestDockerWorker(KernelCase):
+class TestDockerWorker(DockerCase):
     def setUp(self):
-        self.engine = need_engine()
         super().setUp()
-        self.tool = f"{self.slug}:1"
         self.make_tool(IMAGE)
-
-    def make_tool(self, image, **values):
-        name, version = self.tool.split(":")
-        with self.environment() as env:
-            tool = env["ops.tool"].create(
-                {"tool_name": name, "version": version, "docker_image": image} | values
-            )
-            tool_id = tool.id
-
-        def remove():
-            with self.environment() as env:
-                env["ops.tool"].browse(tool_id).exists().unlink()
-
-        self.addCleanup(remove)
-        return tool_id
-
-    def worker_options(self):
-        return [
-            *(option for option in super().worker_options() if option != "--allow-process"),
-            "--docker",
-            f"--docker-host={self.engine.host}",
-        ]
-
-    def containers(self, run_id):
-        filters = {"label": f"{LABEL_RUN}={run_id}"}
-        return self.engine.client.containers(all=True, filters=filters)
 
     def execute(self, *options, **config):
         config = {"tool": self.tool, **config}
         config = {name: value for name, value in config.items() if value is not None}
         run_id = self.queue(self.make_workflow(name=f"Workflow {uuid.uuid4()}", **config))
-        worker = self.start_worker("--until-idle", *options)
-        self.assertEqual(worker.wait(90), 0)
+        self.work(*options)
         return run_id, self.run_row(run_id)
 
     def test_steps_run_in_the_tools_image_which_the_run_records(self):
@@ -80,15 +49,14 @@ class TestDockerWorker(KernelCase):
         keys = self.query("SELECT artifact_key FROM ops_run_artifact WHERE run_id = %s", run_id)
         self.assertEqual({key for (key,) in keys}, {"out.txt", "run.log.gz"})
         self.assertEqual(self.containers(run_id), [])
-        self.assertEqual(list((self.folder / "work").iterdir()), [])
+        self.assertEqual(left_in(self.folder / "work"), [])
 
     def test_a_run_reaches_its_database_without_a_network(self):
         psql = embedded.programs() / "psql"
         if not psql.exists():
             self.skipTest("The server is not the embedded one, whose psql goes into the image.")
         import_program(self.engine.client, PSQL_IMAGE, psql)
-        self.tool = f"{self.slug}:2"
-        self.make_tool(PSQL_IMAGE)
+        self.make_tool(PSQL_IMAGE, version="2")
         statement = (
             "SELECT 'user ' || current_user, 'rows ' || count(*) FROM generate_series(1,9999)"
         )
@@ -127,8 +95,7 @@ class TestDockerWorker(KernelCase):
         )
         worker = self.start_worker()
         wait_for(lambda: "ready" in self.messages(run_id))
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        self.kill_worker(worker)
         self.assertTrue(running("71271"), "It died with its worker.")
         self.expire_leases()
         self.start_worker("--garbage-seconds=1")
@@ -138,16 +105,14 @@ class TestDockerWorker(KernelCase):
 
     def test_memory_and_output_limits_of_the_tool_are_told(self):
         steps = [{"name": "Eat", "run": "tail -c 300m /dev/zero"}]
-        self.tool = f"{self.slug}:3"
-        self.make_tool(IMAGE, config={"memory": "32m", "output": "100k"})
+        self.make_tool(IMAGE, version="2", config={"memory": "32m", "output": "100k"})
         _run, row = self.execute(steps=steps)
         self.assertEqual((row["status"], row["error_code"]), ("failed", "out_of_memory"), row)
         _run, row = self.execute(steps=[{"name": "Talk", "run": "yes"}])
         self.assertEqual((row["status"], row["error_code"]), ("failed", "resource_limit"), row)
 
     def test_an_image_nobody_has_is_a_setup_error_that_says_what_to_do(self):
-        self.tool = f"{self.slug}:4"
-        self.make_tool("127.0.0.1:9/nothing:1")
+        self.make_tool("127.0.0.1:9/nothing:1", version="2")
         _run, row = self.execute(steps=[{"name": "Never", "run": "true"}])
         self.assertEqual((row["status"], row["error_code"]), ("failed", "setup_error"))
         self.assertIn("cannot be pulled", row["error_message"])

@@ -124,9 +124,7 @@ class RpcControlPlane(KernelCalls):
         )
         for pause in (*RETRY_PAUSES, None):
             try:
-                response = self._http.request(
-                    "POST", self._url, body=body.encode(), headers=self._headers()
-                )
+                response = self._post(body)
                 if response.status not in _AWAY:
                     return self._read(response, function)
                 problem = f"HTTP {response.status}"
@@ -142,9 +140,26 @@ class RpcControlPlane(KernelCalls):
             time.sleep(pause * random.uniform(0.8, 1.2))
         raise ControlPlaneUnavailable(f"The control plane cannot be reached: {problem}")
 
-    def _headers(self) -> dict[str, str]:
+    def _post(self, body: str) -> urllib3.BaseHTTPResponse:
+        """One request; with the token of the file when it is a newer one and ours is refused:
+        the agent renews it, and its runners find it there."""
+        used = self._credentials["token"]
+        response = self._http.request(
+            "POST", self._url, body=body.encode(), headers=self._headers(used)
+        )
+        if response.status != 401:
+            return response
+        current = self._token_file.load()
+        if current["token"] == used:
+            return response
+        self._credentials = current
+        return self._http.request(
+            "POST", self._url, body=body.encode(), headers=self._headers(current["token"])
+        )
+
+    def _headers(self, token: str) -> dict[str, str]:
         headers = {
-            "Authorization": f"Bearer {self._credentials['token']}",
+            "Authorization": f"Bearer {token}",
             "Content-Type": "application/json",
             "User-Agent": "odooops-worker",
         }

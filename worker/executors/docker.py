@@ -130,7 +130,7 @@ class DockerExecutor(Executor):
         for name in ("control", "end"):
             (directory / name).mkdir(mode=0o700)
         _write_lease(directory, spec.lease_deadline)
-        content = {"output_limit": spec.limits.output, "network": None}
+        content = {"output_limit": spec.limits.output, "network": None, "program": spec.argv[0]}
         container = ""
         try:
             env = self._environment(spec, directory)
@@ -398,8 +398,9 @@ class DockerExecutor(Executor):
                     f" by somebody; its exit code is {code}{words}."
                 )
         if reason == "not_started":
+            program = _read_json(handle.directory / "container.json", "program")
             return ProcessStatus(
-                reason, error="The command could not be started: the image has no such program."
+                reason, error=f"“{program}” could not be started: the image has no such program."
             )
         number = code - 128 if code > 128 and code - 128 in iter(signal.Signals) else None
         return ProcessStatus(

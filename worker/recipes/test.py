@@ -15,9 +15,11 @@ from ..junit_report import slowest_of
 from .base import Job, Outcome, Recipe
 from .junit import TestResult, counts, read_results, write_junit
 from .odoo import RUN_MODULE
-from .pipeline import Pipeline
+from .pipeline import FOLDERS, HELPERS, READ_ONLY_FOLDERS, Pipeline
 
 JUNIT_KEY = "junit.xml"
+#: Below the run's work directory: what the run's Odoo writes about its tests.
+RESULTS = "results"
 #: Failed tests named in the run's metadata, and those that get an event of their own.
 _MAX_LISTED = 100
 _MAX_EVENTS = 20
@@ -29,6 +31,9 @@ class TestRecipe(Recipe):
 
     __test__ = False  # pytest: this is no test
     workflow_type = "test"
+    folders = (*FOLDERS, RESULTS)
+    read_only_folders = READ_ONLY_FOLDERS
+    helpers = HELPERS
 
     def run(self, job: Job) -> Outcome:
         """Succeed when the modules are installed, tests were run and none failed.
@@ -37,7 +42,8 @@ class TestRecipe(Recipe):
         """
         pipeline = Pipeline(job)
         pipeline.prepare()
-        results_file = job.workdir / "test-results.jsonl"
+        results_file = job.workdir / RESULTS / "tests.jsonl"
+        results_file.parent.mkdir(exist_ok=True)
         tags = job.config.get("env", {}).get("TEST_TAGS")
         tags = tags or ",".join(f"/{module}" for module in pipeline.modules)
         with pipeline.step("Test"):
