@@ -35,6 +35,7 @@ from . import test_models_rules
 from . import test_models_schedule
 from . import test_models_secrets
 from . import test_partitions
+from . import test_odoo_lint
 from . import test_prisma
 from . import test_prisma_members
 from . import test_reference
