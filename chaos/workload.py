@@ -14,10 +14,11 @@ from typing import Any
 
 from psycopg2.extras import Json
 
-#: Whatever the world may do to a run. Steps that did well fail for none of these causes.
+#: Whatever the world may do to a run. Steps that did well fail for none of these causes. With a
+#: pause that grows, as an engine that is away for seconds would use up all attempts at once.
 RETRY = {
     "max": 10,
-    "backoff": 0,
+    "backoff": 1,
     "on": [
         "worker_lost", "lease_lost", "setup_error", "store_unavailable", "database_error",
         "internal_error",
