@@ -238,13 +238,9 @@ class DockerCase(KernelCase):
         self.tool = f"{self.slug}:{version}"
         return tool_id
 
-    def process_options(self):
-        """Options of a worker without containers."""
-        return super().worker_options()
-
     def worker_options(self):
         return [
-            *(option for option in self.process_options() if option != "--allow-process"),
+            *(option for option in super().worker_options() if option != "--allow-process"),
             "--docker",
             f"--docker-host={self.engine.host}",
         ]
