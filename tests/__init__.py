@@ -63,6 +63,7 @@ from . import test_worker_database
 from . import test_worker_docker
 from . import test_worker_docker_recipes
 from . import test_worker_executor
+from . import test_worker_fencing
 from . import test_worker_guard
 from . import test_worker_log_shipping
 from . import test_worker_logs
