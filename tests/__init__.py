@@ -14,6 +14,7 @@ from . import test_http_audit
 from . import test_http_explain
 from . import test_http_jsonrpc
 from . import test_http_protocol
+from . import test_http_uploads
 from . import test_http_workers
 from . import test_kernel_audit
 from . import test_kernel_claim
@@ -27,14 +28,18 @@ from . import test_kernel_queue
 from . import test_kernel_state_machine
 from . import test_log_search
 from . import test_log_search_doors
+from . import test_log_tail
 from . import test_models_access
 from . import test_models_console
 from . import test_models_rules
 from . import test_models_schedule
 from . import test_models_secrets
 from . import test_partitions
+from . import test_odoo_lint
 from . import test_prisma
 from . import test_prisma_members
+from . import test_reference
+from . import test_remote_worker
 from . import test_retention
 from . import test_rls_parity
 from . import test_rls_secrets
@@ -47,6 +52,8 @@ from . import test_sql_roles
 from . import test_sql_worker
 from . import test_storage_contract
 from . import test_tour
+from . import test_uninstall
+from . import test_update
 from . import test_worker_adoption
 from . import test_worker_agent
 from . import test_worker_cache

@@ -240,7 +240,7 @@ class TestDockerExecutor(DockerCase, FolderCase):
     def test_an_image_that_cannot_be_had_is_a_sentence(self):
         with self.assertRaisesRegex(ExecutorError, "cannot be pulled.*docker load") as caught:
             self.executor.resolve("127.0.0.1:9/nothing:1", None)
-        self.assertEqual(caught.exception.code, "setup_error")
+        self.assertEqual(caught.exception.code, "registry_unavailable")
 
     def test_a_digest_is_that_image_and_no_other(self):
         image = self.executor.resolve(IMAGE, None)

@@ -21,7 +21,7 @@ from .docker_engine import IMAGE, need_engine
 from .odoo_image import IMAGE_MODULE, PYTHON, make_odoo_image
 from .recipe_job import odoo_argv
 from .test_worker_checkout import git
-from .worker_common import DockerCase
+from .worker_common import DockerCase, KernelCase, left_in
 
 NO_ODOO = "--odoo=/nonexistent/odoo"
 #: Executes a statement in the run's database and prints the first column of what it returns.
@@ -70,7 +70,7 @@ class TestRecipesInContainers(DockerCase):
     def assertNothingLeft(self, *runs):
         for run_id in runs:
             self.assertEqual(self.containers(run_id), [])
-        self.assertEqual(list((self.folder / "work").iterdir()), [])
+        self.assertEqual(left_in(self.folder / "work"), [])
 
     def artifact(self, run_id, key):
         rows = self.query(
@@ -144,7 +144,8 @@ class TestRecipesInContainers(DockerCase):
 
     def test_all_types_run_as_processes(self):
         odoo = f"--odoo={shlex.join(odoo_argv())}"
-        with patch.object(self, "worker_options", self.process_options):
+        options = KernelCase.worker_options(self)
+        with patch.object(self, "worker_options", lambda: options):
             rows = self.run_all_types(odoo, env={"PYTHON": sys.executable})
         for name, (_run_id, row) in rows.items():
             self.assertNotIn("image", row["metadata"], name)

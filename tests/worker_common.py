@@ -198,7 +198,7 @@ class KernelCase(FolderCase):
     def _remove_project(self):
         """Remove the project with its history, which the triggers forbid to everybody else."""
         tables = (
-            *("ops_run_event_row", "ops_run_log_line", "ops_run_log_words"),
+            *("ops_run_event_row", "ops_run_log_line", "ops_run_log_words", "ops_run_log_tail"),
             *("ops_run_artifact", "ops_run_lease"),
         )
         with psycopg2.connect(self.dsn) as connection, connection.cursor() as cursor:
@@ -238,13 +238,9 @@ class DockerCase(KernelCase):
         self.tool = f"{self.slug}:{version}"
         return tool_id
 
-    def process_options(self):
-        """Options of a worker without containers."""
-        return super().worker_options()
-
     def worker_options(self):
         return [
-            *(option for option in self.process_options() if option != "--allow-process"),
+            *(option for option in super().worker_options() if option != "--allow-process"),
             "--docker",
             f"--docker-host={self.engine.host}",
         ]
