@@ -26,7 +26,7 @@ def options():
     programs = embedded.programs()
     if not programs.is_dir():
         return []
-    owner = embedded._owner().name
+    owner = embedded.find_owner().name
     return [f"--postgres-programs={programs}", f"--postgres-user={owner}"]
 
 
