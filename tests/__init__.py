@@ -59,6 +59,7 @@ from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
 from . import test_worker_scheduled
+from . import test_worker_script
 from . import test_worker_secrets
 from . import test_worker_settings
 from . import test_worker_storage
