@@ -182,6 +182,7 @@ WORKERS = {
     "run_secrets": {**HELD_RUN, "worker_id": required(WORKER_ID)},
     "release_run": {**RUN, **HOLDER},
     "reap_lost_runs": {},
+    "index_run_logs": {},
     "list_leases": {},
 }
 # Uploads of workers without a store of their own, in this order: each is a method of the model

@@ -2,7 +2,17 @@
 
 import signal
 
-from . import bench, lifecycle, lint, schema_documents, testing, typescript
+from . import (
+    bench,
+    chaos,
+    lifecycle,
+    lint,
+    reference_documents,
+    schema_documents,
+    spec_gates,
+    testing,
+    typescript,
+)
 from .errors import SetupError
 from .postgres import SqlError
 from .progress import warn
@@ -15,8 +25,11 @@ COMMANDS = {
     "test": testing.test,
     "lint": lint.lint,
     "bench": bench.bench,
+    "chaos": chaos.chaos,
+    "docs": reference_documents.docs,
     "schema": schema_documents.schema,
     "prisma": typescript.prisma,
+    "spec-gates": spec_gates.spec_gates,
 }
 
 

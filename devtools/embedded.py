@@ -53,8 +53,8 @@ def ensure_running():
     """Start the server if it does not run; return its TCP port."""
     if processes.recorded(SERVICE) and state.load().get("postgres_port"):
         return state.load()["postgres_port"]
-    owner = _owner()
-    home = _home(owner)
+    owner = find_owner()
+    home = prepare_home(owner)
     if not (home / "data").is_dir():
         with step("Making a PostgreSQL server"):
             _initialise(home, owner)
@@ -97,7 +97,10 @@ def stop(force=False):
     running = processes.recorded(SERVICE) is not None
     if running:
         # "fast" closes the sessions that are left and writes everything out.
-        _run([_program(home, "pg_ctl"), "stop", "-D", home / "data", "-m", "fast", "-w"], _owner())
+        run_as_owner(
+            [_program(home, "pg_ctl"), "stop", "-D", home / "data", "-m", "fast", "-w"],
+            find_owner(),
+        )
         processes.stop(SERVICE, grace=10)
     return running
 
@@ -119,7 +122,8 @@ def _program(home, name):
     return programs(home) / name
 
 
-def _owner():
+def find_owner():
+    """The system user PostgreSQL runs as on this machine."""
     if os.geteuid() != 0:
         return Owner(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid())
     if _user(SYSTEM_USERS[0]) is None and shutil.which("useradd"):
@@ -157,7 +161,7 @@ def _outside():
     return Path("/var/tmp") / f"odooops-{paths.CLONE_ID}"
 
 
-def _home(owner):
+def prepare_home(owner):
     """Folder with the server's programs and data, below .local when its user can reach that."""
     if HOME_LINK.is_dir():
         home = HOME_LINK.resolve()
@@ -201,8 +205,9 @@ def _make_outside():
     if home.exists():
         # Of a clone that was deleted without `make clean`: its passwords are gone with it.
         with contextlib.suppress(SetupError, FileNotFoundError):
-            _run(
-                [_program(home, "pg_ctl"), "stop", "-D", home / "data", "-m", "immediate"], _owner()
+            run_as_owner(
+                [_program(home, "pg_ctl"), "stop", "-D", home / "data", "-m", "immediate"],
+                find_owner(),
             )
         shutil.rmtree(home)
     home.mkdir(mode=0o755)
@@ -212,7 +217,7 @@ def _make_outside():
 
 
 def _trusted_users():
-    return {0, _owner().uid}
+    return {0, find_owner().uid}
 
 
 def _copy_programs(target):
@@ -248,15 +253,25 @@ def _initialise(home, owner):
     """Make the data folder, whole or not at all."""
     unfinished = home / "data.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
+    initialise(home, unfinished, owner, state.secret("postgres_password"))
+    unfinished.rename(home / "data")
+    state.save(postgres_cluster=os.urandom(8).hex())
+
+
+def initialise(home, data, owner, password):
+    """Make a server's data folder with the programs in ``home``; its port comes with its start.
+
+    :param password: of the administrator
+    """
     password_file = home / "password"
-    paths.write_private(password_file, state.secret("postgres_password"))
+    paths.write_private(password_file, password)
     owner.give(password_file)
     try:
-        _run(
+        run_as_owner(
             [
                 _program(home, "initdb"),
                 "-D",
-                unfinished,
+                data,
                 "-U",
                 ADMINISTRATOR,
                 f"--pwfile={password_file}",
@@ -270,10 +285,8 @@ def _initialise(home, owner):
         )
     finally:
         password_file.unlink()
-    with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as settings:
+    with open(data / "postgresql.conf", "a", encoding="utf-8") as settings:
         settings.write("include_if_exists = 'odooops.conf'  # written at every start\n")
-    unfinished.rename(home / "data")
-    state.save(postgres_cluster=os.urandom(8).hex())
 
 
 def _start(home, owner):
@@ -283,7 +296,7 @@ def _start(home, owner):
         port = ports.free(FIRST_PORT, preferred)
         _configure(home, owner, port)
         try:
-            _run(
+            run_as_owner(
                 [
                     _program(home, "pg_ctl"),
                     "start",
@@ -353,12 +366,14 @@ def _forget_stale_postmaster(data):
     else:
         # Ours, only the record is lost: a clean stop, so that the start below is an ordinary one.
         note("found our PostgreSQL running without a record of it: starting it again")
-        _run(
-            [data.parent / "programs/bin/pg_ctl", "stop", "-D", data, "-m", "fast", "-w"], _owner()
+        run_as_owner(
+            [data.parent / "programs/bin/pg_ctl", "stop", "-D", data, "-m", "fast", "-w"],
+            find_owner(),
         )
 
 
-def _run(argv, owner):
+def run_as_owner(argv, owner):
+    """Run a program of PostgreSQL to its end as its system user; raises SetupError."""
     log = paths.LOGS / "postgres.log"
     environment = {
         name: value

@@ -7,6 +7,7 @@ PROGRAMS = {
     # Those Odoo looks for.
     "chromium": ("google-chrome", "chromium", "chromium-browser", "google-chrome-stable"),
     "docker": ("dockerd",),
+    "docker-registry": ("docker-registry",),
     "shellcheck": ("shellcheck",),
 }
 

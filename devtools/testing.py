@@ -45,18 +45,25 @@ NOTHING_COLLECTED = 5  # pytest's exit code
 
 def test(arguments):
     """Install the addon in a database of its own and run the tests; return the exit code."""
-    paths.prepare_local()
     _check_programs()
-    busy = "another `make test` is at work here, waiting for it"
+    with prepared_database() as (server, name):
+        typescript.prepare_tests()
+        return _pytest(server, name, arguments)
+
+
+@contextlib.contextmanager
+def prepared_database():
+    """The server and the name of a database with the addon, for the block and for nobody else."""
+    paths.prepare_local()
+    busy = "another command uses the database of the tests, waiting for it"
     with (
         processes.exclusive(paths.LOCAL / "lock-test", lambda: note(busy)),
         prepared_server() as server,
     ):
         venv.ensure(["test"])
-        typescript.prepare_tests()
         name = f"{lifecycle.database_name()}_test"
         _fresh_database(server, name)
-        return _pytest(server, name, arguments)
+        yield server, name
 
 
 @contextlib.contextmanager

@@ -41,10 +41,25 @@ class OpsProject(models.Model):
     )
     odoo_version = fields.Char(required=True, default="19.0")
     active = fields.Boolean(default=True)
-    repository_url = fields.Char(help="URL or path from which workers fetch the code.")
+    repository_url = fields.Char(
+        "Repository URL", help="URL or path from which workers fetch the code."
+    )
     default_branch = fields.Char(required=True, default="main")
     description = fields.Text()
     config = fields.Json()
+    repository_config = fields.Selection(
+        [
+            ("no", "Not read"),
+            ("build_test", "For builds and tests"),
+            ("all", "For all workflows"),
+        ],
+        string="File .odooops.yml",
+        default="no",
+        required=True,
+        help="Whether this file in the repository may change the configuration of a run. Whoever"
+        " may push decides then what the steps do; those of deploy, backup and upgrade may have"
+        " protected secrets.",
+    )
     max_running = fields.Integer(
         default=2, required=True, help="So many runs of the project may be active at a time."
     )
@@ -72,7 +87,6 @@ class OpsProject(models.Model):
     )
     membership_ids = fields.One2many("ops.project.membership", "project_id")
     workflow_ids = fields.One2many("ops.workflow", "project_id")
-    run_ids = fields.One2many("ops.run", "project_id")
     my_role = fields.Selection(ROLES, compute="_compute_my_role")
     can_manage = fields.Boolean(compute="_compute_can")
     can_archive = fields.Boolean(compute="_compute_can")

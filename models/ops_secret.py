@@ -14,7 +14,7 @@ from odoo.exceptions import UserError, ValidationError
 
 from ..worker.masking import MIN_LENGTH, Masker
 from ..worker.secret_keys import SecretKeyError, context_of
-from ..worker.workflow import SECRET_NAME_LENGTH
+from ..worker.workflow_schema import SECRET_NAME_LENGTH
 from . import secret_key
 
 _logger = logging.getLogger(__name__)

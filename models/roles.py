@@ -4,6 +4,8 @@ Record rules, the checks in the models and their tests are made from this table.
 default: what is not listed here nobody but a platform administrator may do.
 """
 
+from ..worker import workflow_schema
+
 ROLES = [
     ("viewer", "Viewer"),
     ("developer", "Developer"),
@@ -17,7 +19,7 @@ MANAGERS = frozenset({"admin", "owner"})
 OWNERS = frozenset({"owner"})
 
 # Workflow types that change a running deployment: developers may start them, not write them.
-GUARDED_TYPES = frozenset({"deploy", "backup", "upgrade"})
+GUARDED_TYPES = frozenset(workflow_schema.GUARDED_TYPES)
 
 # An artifact of one of these types may hold a whole database.
 SENSITIVE_TYPES = frozenset({"backup"})

@@ -61,7 +61,8 @@ CREATE INDEX IF NOT EXISTS ops_audit_expiry_run_project
 ALTER TABLE public.ops_project
     ALTER log_retention_days SET DEFAULT 90,
     ALTER event_retention_days SET DEFAULT 0,
-    ALTER run_retention_days SET DEFAULT 0;
+    ALTER run_retention_days SET DEFAULT 0,
+    ALTER repository_config SET DEFAULT 'no';
 
 -- The sealed values of secrets, which the ORM has no field for: no read of it can hold one.
 CREATE TABLE IF NOT EXISTS public.ops_secret_value (

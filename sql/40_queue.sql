@@ -40,6 +40,7 @@ AS $$
             'repository_url', p.repository_url,
             'default_branch', p.default_branch,
             'odoo_version', p.odoo_version,
+            'repository_config', p.repository_config,
             'config', coalesce(p.config, '{}'::jsonb)),
         'workflow', jsonb_build_object(
             'id', w.id, 'workflow_type', w.workflow_type, 'name', w.name),

@@ -84,17 +84,35 @@ AS $$
              ELSE '[]' END) AS item
 $$;
 
+-- The same of its tool's configuration: the password of the image's registry. Platform
+-- administrators register tools.
+CREATE FUNCTION tool_secret_names(p_tool jsonb) RETURNS SETOF text
+LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
+AS $$
+    SELECT name FROM (SELECT p_tool #>> '{config,registry_auth,password_secret}') AS t (name)
+    WHERE name IS NOT NULL
+$$;
+
 -- The sealed secrets a run asks for: of each name the one of the run's environment, or else the one
 -- for all environments. `missing` names those that are not set, `withheld` those that are
--- protected and asked for by a workflow that developers may write.
+-- protected and asked for by a workflow that developers may write. What the tool alone asks for
+-- reaches the worker and no step: it may be protected.
 CREATE FUNCTION secrets_of_run(p_run ops_run) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
     WITH found AS (
         SELECT n.name, s.environment, v.key_id, encode(v.sealed, 'base64') AS sealed,
                v.secret_id IS NULL AS is_missing,
-               s.protected AND NOT is_guarded_type(p_run.workflow_type) AS is_withheld
-        FROM secret_names(p_run.snapshot -> 'config') AS n (name)
+               s.protected AND n.is_for_steps AND NOT is_guarded_type(p_run.workflow_type)
+                   AS is_withheld
+        FROM (
+            SELECT asked.name, bool_or(asked.is_for_steps)
+            FROM (SELECT c.name, true FROM secret_names(p_run.snapshot -> 'config') AS c (name)
+                  UNION ALL
+                  SELECT t.name, false FROM tool_secret_names(p_run.snapshot -> 'tool') AS t (name)
+            ) AS asked (name, is_for_steps)
+            GROUP BY asked.name
+        ) AS n (name, is_for_steps)
         LEFT JOIN LATERAL (
             SELECT * FROM ops_secret o
             WHERE o.project_id = p_run.project_id AND o.name = n.name
@@ -123,7 +141,9 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT
 AS $$
     SELECT jsonb_build_object('success', true, 'secrets', '[]'::jsonb) || coalesce((
         SELECT secrets_of_run(r) FROM ops_run r
-        WHERE r.id = p_run_id AND r.snapshot -> 'config' ? 'secrets'), '{}')
+        WHERE r.id = p_run_id
+          AND (r.snapshot -> 'config' ? 'secrets'
+               OR r.snapshot #> '{tool,config}' ? 'registry_auth')), '{}')
 $$;
 
 -- For the worker that executes the run. Which run was given which secrets stands in its trail.

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +54,14 @@ class S3Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def freeze(self):
+        """From now on nobody gets an answer."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self):
+        """It goes on as if nothing had been."""
+        self._process.send_signal(signal.SIGCONT)
 
     def trouble(self, **settings):
         """``damage``, ``damage_silently``, ``cut`` or ``busy``: so many of the next uploads.

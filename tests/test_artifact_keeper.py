@@ -105,6 +105,7 @@ class TestKeeper(KeeperCase):
         self.assertEqual({self.row(number) for number in ids}, {("expired", False)})
 
     def test_a_crash_after_the_bytes_went_is_mended_by_the_next_pass(self):
+        # Rule: R-19
         artifact = self.add("old")
         kernel = "odoo.addons.odooops.models.ops_kernel.OpsKernel._execute"
         with patch(kernel, side_effect=SystemExit), self.assertRaises(SystemExit):
@@ -114,6 +115,7 @@ class TestKeeper(KeeperCase):
         self.assertEqual(self.row(artifact), ("expired", False))
 
     def test_what_is_on_hold_stays_until_it_is_released(self):
+        # Rule: R-19
         artifact = self.add("evidence")
         with self.environment() as env:
             record = env["ops.run.artifact"].browse(artifact)

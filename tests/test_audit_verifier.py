@@ -153,6 +153,7 @@ class TestAuditVerifier(AuditCase):
     # -- checkpoints --------------------------------------------------------------------
 
     def test_a_forger_without_the_key_is_found_at_every_depth(self):
+        # Rule: R-14
         """The chain hashed anew, then the heads, the roots, the checkpoint's hash."""
         checkpoint = f"checkpoint {self.number}: altered: "
         self.tamper(

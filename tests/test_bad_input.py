@@ -57,7 +57,7 @@ LOOKED_UP = {"p_operation", "p_step"}
 # the functions that judge lines by storing them are asked what they have left.
 WRITTEN = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables"
 LEFT = (
-    "SELECT (SELECT count(*) FROM ops_run_log_line) + (SELECT count(*) FROM ops_run_log_words)"
+    "SELECT (SELECT count(*) FROM ops_run_log_line) + (SELECT count(*) FROM ops_run_log_tail)"
     " + (SELECT sum(next_log_seq) FROM ops_run_lease)"
 )
 STORE_FIRST = {"append_run_log", "append_run_logs"}
@@ -155,6 +155,7 @@ class CatalogueCase(KernelCase):
 @tagged("post_install", "-at_install")
 class TestBadInputSql(CatalogueCase):
     def test_every_parameter_of_every_function_with_odd_and_oversized_values(self):
+        # Rule: R-32
         tried = 0
         for function, (types, row) in self.functions().items():
             good = {
@@ -224,6 +225,7 @@ class TestBadInputJsonRpc(CatalogueCase, HttpCase):
 
     @mute_logger("odoo.sql_db", "odoo.addons.odooops.controllers.jsonrpc")
     def test_every_parameter_of_every_method_with_every_bad_value(self):
+        # Rule: R-32
         good = {
             name.removeprefix("p_"): value.adapted if isinstance(value, Json) else value
             for name, value in self.good.items()

@@ -158,6 +158,16 @@ class ControlContract:
         self.assertNotIsInstance(self.control.reap_lost_runs(), Refused)
         self.assertEqual(self.run_row(claim.run_id)["error_code"], "worker_lost")
 
+    def test_words_of_lines_are_entered_until_none_are_left(self):
+        _worker, claim = self.claim_run()
+        lines = [{"message": "line"}] * 1000
+        self.control.append_run_logs(claim.run_id, claim.epoch, 1, lines)
+        self.assertGreaterEqual(self.control.index_run_logs()["lines"], 1000)
+        rows = self.db.rows(
+            "SELECT first_seq, last_seq FROM ops_run_log_words WHERE run_id = %s", claim.run_id
+        )
+        self.assertEqual(rows, [{"first_seq": 1, "last_seq": 1000}])
+
     def test_states_of_a_worker(self):
         worker_id = self.register()
         self.assertEqual(self.control.set_worker_state(worker_id, "draining")["state"], "draining")
@@ -242,6 +252,7 @@ class TestRpcControlPlane(ControlContract, WorkerTokens, KernelCase, HttpCase):
             self.exchange(text)
 
     def test_a_registration_token_opens_nothing_else(self):
+        # Rule: R-23
         control = self.plane({"token": self.registration()}, "wrong")
         self.assertRefusal(control.reap_lost_runs(), "forbidden")
 
@@ -267,6 +278,7 @@ class TestRpcControlPlane(ControlContract, WorkerTokens, KernelCase, HttpCase):
         self.assertNotIn(text, str(self.env.cr.fetchall()))
 
     def test_a_token_acts_for_its_own_workers_only(self):
+        # Rule: R-24
         worker_id, claim = self.claim_run()
         other = self.plane(self.credentials[1], "other")
         held = (claim.run_id, claim.epoch)
@@ -290,6 +302,7 @@ class TestRpcControlPlane(ControlContract, WorkerTokens, KernelCase, HttpCase):
         self.assertEqual(self.run_row(claim.run_id)["status"], "running")
 
     def test_a_worker_token_opens_no_method_of_people(self):
+        # Rule: R-23
         reply = self.control._call("list_projects")
         self.assertRefusal(reply, "forbidden")
 

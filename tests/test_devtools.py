@@ -198,6 +198,7 @@ class TestSmallThings(unittest.TestCase):
             self.assertNotEqual(database.files_hash(), both)
 
     def test_long_functions_and_files_are_named(self):
+        # Rule: R-40
         body = "    pass\n" * 60
         self.assertEqual(lint.too_long("x.py", "def f():\n    pass\n"), [])
         self.assertIn("f has 61 lines", lint.too_long("x.py", f"def f():\n{body}")[0])

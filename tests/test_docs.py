@@ -1,13 +1,17 @@
 """Documents say what the code does: tables that stand in both are compared."""
 
 import re
+import shutil
+import subprocess
+import tempfile
 import unittest
 from pathlib import Path
 
 from odoo.addons import odooops
+from odoo.addons.odooops.controllers.methods import PAGE, PEOPLE
 from odoo.addons.odooops.models.sql_roles import SQL_ROLES, create_statements
 from odoo.addons.odooops.worker.errors import ERROR_CODES
-from odoo.addons.odooops.worker.workflow import CONFIG_SCHEMA
+from odoo.addons.odooops.worker.workflow_schema import CONFIG_SCHEMA
 
 ROOT = Path(odooops.__file__).resolve().parent
 
@@ -33,6 +37,15 @@ class TestDocs(unittest.TestCase):
         self.assertEqual(
             set(table_rows("docs/workflows.md", "key")), set(CONFIG_SCHEMA["properties"])
         )
+
+    def test_the_parameters_of_methods_are_those_they_take(self):
+        rows = table_rows("docs/jsonrpc.md", "method")
+        self.assertEqual(set(rows), set(PEOPLE))
+        for method, cells in rows.items():
+            named = set(re.findall(r"`([a-z_]+)\??`", cells.split(" | ")[0]))
+            if re.search(r"\bpage\b", cells.split(" | ")[0]):
+                named |= set(PAGE)
+            self.assertEqual(named, set(PEOPLE[method]), method)
 
     def test_the_roles_of_the_sql_door_are_those_that_are_made(self):
         self.assertEqual(
@@ -60,3 +73,18 @@ class TestDocs(unittest.TestCase):
         self.assertGreater(len(named), 5)
         existing = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
         self.assertEqual(named - existing, set())
+
+    def test_systemd_takes_the_example_unit_and_leaves_runs_alone(self):
+        text = (ROOT / "docs" / "odooops-worker.service").read_text(encoding="utf-8")
+        self.assertIn("\nKillMode=process\n", text)
+        if not shutil.which("systemd-analyze"):
+            return
+        # Programs must exist for systemd to be content.
+        text = text.replace("ExecStart=odooops-worker", "ExecStart=/bin/sleep")
+        with tempfile.TemporaryDirectory() as folder:
+            unit = Path(folder) / "odooops-worker.service"
+            unit.write_text(text.replace("User=odooops", "User=root"), encoding="utf-8")
+            done = subprocess.run(
+                ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+            )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -110,6 +110,7 @@ class TestExplainWait(DoorCase):
         self.assertWaits(self.queue(), "ready", r"A worker is about to take it\.")
 
     def test_no_reason_is_left_out_here(self):
+        # Rule: R-11
         schema = self.env["ops.kernel"]._get_schema()
         function = SQL("%s::regproc", f"{schema}.wait_reason")
         ((source,),) = self.env.execute_query(

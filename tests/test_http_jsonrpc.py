@@ -59,6 +59,7 @@ class TestRoles(DoorCase):
                 self.call(method, {"run_id": run.id}, person)
 
     def test_what_is_foreign_looks_like_what_does_not_exist(self):
+        # Rule: R-26
         run = self.queue()
         calls = [
             *(
@@ -115,6 +116,7 @@ class TestRoles(DoorCase):
             "register_worker",
             "claim_next_run",
             "reap_lost_runs",
+            "index_run_logs",
             "list_leases",
             "complete_workflow_run",
         ):

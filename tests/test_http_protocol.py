@@ -47,6 +47,7 @@ class TestKeys(DoorCase):
         self.assertEqual(len(answers), 1)
 
     def test_keys_for_everything_or_for_something_else_are_refused(self):
+        # Rule: R-23
         for scope in (None, "rpc", "odooops.none"):
             with self.subTest(scope=scope):
                 key = self.make_key(self.people["owner"], scope)
@@ -278,6 +279,7 @@ class TestProtocol(DoorCase):
         self.assertError(self.post(batch, "platform"), "invalid_request", 400)
 
     def test_an_unexpected_exception_is_logged_and_not_shown(self):
+        # Rule: R-33
         def fail(self, **_arguments):
             raise RuntimeError("a secret detail")
 

@@ -26,6 +26,7 @@ class TestKernelClaim(KernelCase):
         self.assertEqual(reply["snapshot"]["trigger"], "manual")
 
     def test_many_workers_execute_each_run_once(self):
+        # Rule: R-01
         run_ids = {self.queue() for _ in range(200)}
         workers = [self.worker() for _ in range(8)]
 
@@ -48,6 +49,7 @@ class TestKernelClaim(KernelCase):
         self.assertEqual(leases, 0)
 
     def test_the_limit_of_a_project_holds_under_contention(self):
+        # Rule: R-08
         self.db.rows("UPDATE ops_project SET max_running = 3 WHERE id = %s", self.project)
         for _ in range(40):
             self.queue()

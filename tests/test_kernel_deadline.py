@@ -5,7 +5,7 @@ from psycopg2.extras import Json
 
 from odoo.tests import tagged
 
-from ..worker.workflow import DEFAULT_TIMEOUT, MAX_TIMEOUT
+from ..worker.workflow_schema import DEFAULT_TIMEOUT, MAX_TIMEOUT
 from .kernel_case import KernelCase
 
 
@@ -86,6 +86,7 @@ class TestKernelDeadline(KernelCase):
         self.assertEqual(row, [{"same": True}])
 
     def test_a_worker_that_hangs_and_goes_on_with_its_heartbeats_loses_the_run(self):
+        # Rule: R-07
         held = self.start_with({"timeout": 90})
         run_id = held["run_id"]
         self.reach_deadline(run_id)

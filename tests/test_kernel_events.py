@@ -51,6 +51,7 @@ class TestKernelEvents(KernelCase):
         self.assertEqual([e["prev_hash"] for e in events[1:]], [e["hash"] for e in events[:-1]])
 
     def test_only_the_ways_of_the_state_machine_are_open(self):
+        # Rule: R-04
         for start in STATUSES:
             for end in STATUSES:
                 if start == end:
@@ -95,6 +96,7 @@ class TestKernelEvents(KernelCase):
                 self.db.rows(f"UPDATE ops_run SET {change} WHERE id = %s", run_id)
 
     def test_events_cannot_be_changed_deleted_or_truncated(self):
+        # Rule: R-13
         run_id = self.ended_run()
         for statement in (
             "UPDATE ops_run_event SET message = 'x' WHERE run_id = %s",
@@ -109,6 +111,7 @@ class TestKernelEvents(KernelCase):
         self.assertEqual(self.problems(run_id), [])
 
     def test_tampering_with_the_owners_rights_is_found_and_named(self):
+        # Rule: R-13
         attacks = {
             "alter": ("UPDATE ops_run_event SET message = 'x' WHERE run_id = %s AND seq = 4", 4),
             "backdate": (

@@ -10,6 +10,7 @@ from .kernel_case import KernelCase
 @tagged("post_install", "-at_install")
 class TestKernelExecution(KernelCase):
     def test_exit_code_zero_is_success_and_only_that(self):
+        # Rule: R-05
         for arguments, status, error_code in (
             ({"exit_code": 0}, "succeeded", None),
             ({"exit_code": 3}, "failed", "exit_code"),
@@ -44,6 +45,7 @@ class TestKernelExecution(KernelCase):
         self.assertEqual(self.events(run_id)[-1]["payload"]["to"], "succeeded")
 
     def test_a_stale_worker_changes_nothing_and_is_told_so(self):
+        # Rule: R-03
         worker_id, run_id, epoch = self.start()
         self.expire_lease(run_id)
         self.assertGreaterEqual(self.reap()["failed"], 1)
@@ -75,6 +77,7 @@ class TestKernelExecution(KernelCase):
         )
 
     def test_an_earlier_epoch_is_fenced_while_a_later_one_works(self):
+        # Rule: R-03
         slow, quick = self.worker(), self.worker()
         run_id = self.queue()
         old = self.claim(slow)

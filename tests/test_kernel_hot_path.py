@@ -14,6 +14,7 @@ BUSY_TABLES = "^ops_(run|run_event_row.*|run_log_line.*|run_lease|project_gate|w
 @tagged("post_install", "-at_install")
 class TestKernelHotPath(KernelCase):
     def test_no_function_of_the_queue_scans_a_table(self):
+        # Rule: R-36
         """Not on tables of a few rows either: a plan made then is kept while the tables grow."""
         worker_id = self.worker()
         for _ in range(8):
@@ -106,6 +107,7 @@ class TestKernelHotPath(KernelCase):
             session.rows("ROLLBACK")
 
     def test_what_acts_with_the_owners_rights_has_a_path_of_its_own(self):
+        # Rule: R-22
         """Helpers without one are called by such functions alone: nobody else may."""
         functions = self.db.rows(
             "SELECT p.proname, p.prosecdef OR p.prorettype = 'trigger'::regtype AS is_door,"

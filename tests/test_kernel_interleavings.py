@@ -347,6 +347,7 @@ class TestKernelInterleavings(KernelCase):
             db.call("reap_lost_runs")
 
     def test_a_group_across_workflows_runs_one_by_one_in_the_order_of_the_queue(self):
+        # Rule: R-08
         workflows = [
             self.make_workflow(self.project, {"concurrency_group": "production"}) for _ in range(3)
         ]

@@ -33,6 +33,7 @@ class TestKernelQueue(KernelCase):
         self.assertEqual(first["run_id"], again["run_id"])
 
     def test_the_same_key_at_the_same_time_gives_one_run(self):
+        # Rule: R-10
         replies = self.in_parallel(
             8,
             lambda index, db: db.call(
@@ -49,6 +50,7 @@ class TestKernelQueue(KernelCase):
         self.assertRefused(reply, "conflict")
 
     def test_a_queued_run_keeps_the_workflow_as_it_was(self):
+        # Rule: R-09
         workflow = self.make_workflow(self.project, {"env": {"MODULES": "sale"}})
         run_id = self.queue(workflow, git_ref="18.0", metadata={"environment": "dev"})
         self.db.rows(
@@ -117,6 +119,7 @@ class TestKernelQueue(KernelCase):
         self.assertEqual(self.run_row(run_id)["snapshot"]["tool"]["digest"], "sha256:" + "0" * 64)
 
     def test_a_waiting_run_says_why(self):
+        # Rule: R-11
         run_id = self.queue()
 
         def reason():

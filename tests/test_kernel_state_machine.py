@@ -194,6 +194,7 @@ class TestKernelStateMachine(StateMachineCase):
         self.assertTrue(reply["success"], reply)
 
     def test_whatever_is_called_each_run_is_queued_held_or_ended(self):
+        # Rule: R-02
         """Random calls by random holders, old ones among them; the same every time."""
         dice = random.Random(3)
         self.reap()

@@ -49,6 +49,15 @@ class TestModelsAccess(TransactionCase):
             for workflow_type in ("test", "deploy")
         }
 
+    def test_administrators_and_owners_let_the_repository_change_the_configuration(self):
+        def allow(user):
+            self.project.with_user(user).repository_config = "all"
+
+        self.assertMay({"admin", "owner"}, (*ROLES, "stranger"), allow)
+        reply = self.workflows["test"].with_user(self.users["developer"]).queue_run()
+        snapshot = reply.sudo().snapshot
+        self.assertEqual(snapshot["project"]["repository_config"], "all")
+
     def assertMay(self, allowed, names, action):
         """Exactly the users in ``allowed`` out of ``names`` may do ``action(user)``."""
         for name in names:
@@ -144,6 +153,7 @@ class TestModelsAccess(TransactionCase):
         )
 
     def test_nobody_writes_what_the_kernel_writes(self):
+        # Rule: R-04
         run = self.workflows["test"].queue_run()
         for user in (*self.users.values(), self.platform_admin):
             for record in (run, run.event_ids):
@@ -171,6 +181,7 @@ class TestModelsAccess(TransactionCase):
             admin_membership.with_user(self.users["admin"]).role = "owner"
 
     def test_a_project_keeps_an_owner(self):
+        # Rule: R-25
         owner = self.project.membership_ids.filtered(lambda m: m.role == "owner")
         with self.assertRaises(ValidationError), self.env.cr.savepoint():
             owner.with_user(self.users["owner"]).role = "viewer"

@@ -148,6 +148,7 @@ class TestSchedule(KernelCase):
         self.assertIn(f"queued as run #{run['run_number']}", row["schedule_note"])
 
     def test_two_schedulers_at_the_same_time_queue_once(self):
+        # Rule: R-12
         self.configure()
         self.make_due()
         now = fields.Datetime.now().replace(minute=1)

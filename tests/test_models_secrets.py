@@ -115,6 +115,7 @@ class TestModelsSecrets(SecretsCase):
                             act()
 
     def test_no_read_gives_the_value_back(self):
+        # Rule: R-27
         secret = self.make()
         everything = secret.sudo().read()[0]
         self.assertFalse(everything["value"])

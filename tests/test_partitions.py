@@ -32,6 +32,7 @@ class TestPartitions(RetentionCase):
             "append_run_logs", run_id=run_id, epoch=epoch, first_seq=4, lines=lines
         )
         self.assertTrue(reply["success"], reply)
+        self.index(run_id)
         self.assertEqual(self.places(run_id), {LOGS})
         self.assertEqual(self.places(run_id, "ops_run_log_words"), {WORDS})
         self.assertEqual(self.places(run_id, "ops_run_event_row"), {EVENTS})
@@ -239,6 +240,7 @@ class TestPartitionsOfAnInstalledAddon(TransactionCase):
         ]
 
     def test_an_update_moves_every_row_and_the_chains_hold(self):
+        # Rule: R-35
         schema = self.kernel._get_schema()
         self.env.cr.execute(OLD_SHAPE.format(schema=schema))
         before = self.rows()

@@ -22,6 +22,7 @@ class TestRetentionOfLogs(RetentionCase):
         self.make_partitions()
 
     def test_the_dry_run_is_what_then_happens(self):
+        # Rule: R-15
         runs = [self.old_run(), self.old_run(artifact="expired"), self.old_run(lines=5)]
         line = self.planned("logs_partition", LOGS)
         self.assertEqual((line["action"], line["row_count"]), ("drop", 11))
@@ -37,6 +38,7 @@ class TestRetentionOfLogs(RetentionCase):
         self.assertEqual(self.problems(self.project), [])
 
     def test_an_unfinished_run_keeps_the_partition_and_its_lines(self):
+        # Rule: R-15
         unfinished, _epoch = self.started_run()
         ended = self.old_run()
         line = self.planned("logs_partition", LOGS)
@@ -126,6 +128,7 @@ class TestRetentionOfEvents(RetentionCase):
         self.assertFalse(self.exists(EVENTS))
 
     def test_events_go_after_a_checkpoint_has_signed_that_they_do(self):
+        # Rule: R-16
         before = self.checkpoint()
         line = self.planned("events_partition", EVENTS)
         self.assertEqual((line["action"], line["row_count"]), ("drop", 4))
@@ -159,6 +162,7 @@ class TestRetentionOfEvents(RetentionCase):
         self.assertEqual(len(self.events(young)), 5)
 
     def test_what_no_checkpoint_holds_stays(self):
+        # Rule: R-15
         self.assertIn(
             "1 runs with events that no checkpoint holds",
             self.planned("events_partition", EVENTS)["reason"],
@@ -176,6 +180,7 @@ class TestRetentionOfEvents(RetentionCase):
         self.assertEqual([len(self.events(r)) for r in (self.run_id, theirs)], [4, 4])
 
     def test_a_broken_chain_is_evidence_and_stays(self):
+        # Rule: R-15
         self.checkpoint()
         with self.without_append_only():
             self.db.rows(

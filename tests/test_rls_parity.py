@@ -73,6 +73,7 @@ class TestRlsParity(SqlDoorCase):
     # -- rows ---------------------------------------------------------------------------
 
     def test_every_operation_on_every_table_for_every_role(self):
+        # Rule: R-20
         for person, view, scope in self._cases():
             for operation in OPERATIONS:
                 want = expected(person, view, operation, scope)
@@ -315,6 +316,7 @@ class TestRlsParityJsonRpc(SqlDoorData, HttpCase):
                 return ids
 
     def test_json_rpc_reads_the_rows_that_sql_shows(self):
+        # Rule: R-20
         expires = datetime.now() + timedelta(days=1)
         for person in PEOPLE:
             user = self.env["res.users"].browse(self.user_by_name[person])

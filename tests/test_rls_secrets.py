@@ -94,6 +94,7 @@ class TestRlsSecrets(SqlDoorCase):
         self.assertTrue(reply["success"], reply)
 
     def test_no_login_reads_or_writes_a_table_of_secrets(self):
+        # Rule: R-27
         for login in (*(self.logins[person] for person in PEOPLE), self.worker):
             for table in TABLES:
                 for statement in (

@@ -39,6 +39,7 @@ class TestSchemaDocuments(TransactionCase):
         return next(each for each in self.describe().tables[table].columns if each.name == name)
 
     def test_the_committed_documents_are_those_of_this_database(self):
+        # Rule: R-38
         for name, text in self.rendered().items():
             with self.subTest(document=name):
                 path = ROOT / name

@@ -45,6 +45,7 @@ class TestRunRole(KernelCase):
             self.connect_as_run()
 
     def test_in_an_open_one_it_reads_and_calls_nothing(self):
+        # Rule: R-31
         """As an Odoo leaves its database that has not been closed; here for this role alone."""
         name = self.db.value("SELECT quote_ident(current_database())")
         self.db.rows(f"GRANT CONNECT ON DATABASE {name} TO {self.run.role}")

@@ -30,6 +30,7 @@ class TestSqlIdentity(SqlDoorCase):
     # -- what a client says -------------------------------------------------------------
 
     def test_a_client_that_names_a_user_itself_gains_nothing(self):
+        # Rule: R-21
         login = self.logins["viewer"]
         platform = self.user_by_name["platform"]
         login.rows("SELECT set_config('odooops.user_id', %s, false)", str(platform))
@@ -81,6 +82,7 @@ class TestSqlIdentity(SqlDoorCase):
             self.assertEqual(reply["success"], accepted, reply)
 
     def test_what_is_foreign_looks_like_what_does_not_exist(self):
+        # Rule: R-26
         run_id = self.runs["foreign"]["owner", "queued"]
         workflow_id = self.workflow(self.foreign, "test")
         for person in ("stranger", "owner"):
@@ -220,6 +222,7 @@ class TestSqlIdentity(SqlDoorCase):
             ("register_worker", {"worker_id": "thief"}),
             ("heartbeat", {"worker_id": "thief"}),
             ("reap_lost_runs", {}),
+            ("index_run_logs", {}),
             ("append_run_log", {"run_id": 1, "level": "info", "message": "x"}),
             ("complete_workflow_run", {"run_id": 1, "exit_code": 0}),
         ):

@@ -72,6 +72,7 @@ class Contract:
                 self.assertLess(abs(info.modified - datetime.now(timezone.utc)).seconds, 60)
 
     def test_the_same_again_is_fine_and_something_else_is_refused(self):
+        # Rule: R-18
         for size in (10, PART_SIZE + 1):
             data = os.urandom(size)
             stored = self.put(f"a/1/{size}", data)
@@ -233,6 +234,7 @@ class TestS3Store(Contract, S3Case):
             self.assertEqual(self.store.stat(stored.url).checksum, stored.checksum)
 
     def test_bytes_that_are_altered_on_their_way_are_refused(self):
+        # Rule: R-18
         for size in (10, 2 * PART_SIZE):
             self.server.trouble(damage=1)
             with self.assertRaises(StoreUnavailable) as caught:

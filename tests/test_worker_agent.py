@@ -1,7 +1,6 @@
 """Workers as real processes, a real kernel: nothing lost, nothing done twice, every end told."""
 
 import gzip
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from odoo.addons import odooops
 from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 
 from .test_worker_executor import running
-from .worker_common import PATIENCE, KernelCase, wait_for
+from .worker_common import PATIENCE, KernelCase, left_in, wait_for
 
 
 class TestOneRun(KernelCase):
@@ -56,7 +55,7 @@ class TestOneRun(KernelCase):
         self.assertEqual(self.read_artifact(artifacts["out.txt"][0]), f"{run_id}\n".encode())
         log = gzip.decompress(self.read_artifact(artifacts["run.log.gz"][0])).decode()
         self.assertEqual([line.split("\t")[4] for line in log.splitlines()], messages)
-        self.assertEqual(list((self.folder / "work").iterdir()), [])
+        self.assertEqual(left_in(self.folder / "work"), [])
 
     def test_a_failing_step_gives_its_exit_code_and_ends_the_run(self):
         run_id, row = self.execute(
@@ -103,6 +102,15 @@ class TestOneRun(KernelCase):
         seqs = self.query("SELECT count(*), max(seq) FROM ops_run_log WHERE run_id = %s", run_id)
         self.assertEqual(seqs[0][0], seqs[0][1])
 
+    def test_words_are_indexed_while_the_run_goes_on(self):
+        script = "seq 1 3000; sleep 71306"
+        run_id = self.queue(self.make_workflow(steps=[{"name": "Talk", "run": script}]))
+        self.start_worker()
+        words = "SELECT 1 FROM ops_run_log_words WHERE run_id = %s"
+        wait_for(lambda: self.query(words, run_id))
+        self.assertTrue(self.call("cancel_run", run_id, "it has said enough")["success"])
+        self.wait_status(run_id, "canceled")
+
     def test_an_unwritable_store_makes_a_success_a_failure(self):
         (self.folder / "artifacts").write_text("not a folder")
         _run_id, row = self.execute(steps=[{"name": "Fine", "run": "true"}])
@@ -126,6 +134,7 @@ class TestCancel(KernelCase):
 
 class TestManyRuns(KernelCase):
     def test_two_workers_execute_each_of_200_runs_once(self):
+        # Rule: R-01
         script = "echo $ODOOOPS_RUN_ID >> " + str(self.folder / "executed")
         workflow_id = self.make_workflow(steps=[{"name": "Note", "run": script}])
         run_ids = [self.queue(workflow_id) for _number in range(200)]
@@ -142,14 +151,14 @@ class TestManyRuns(KernelCase):
         self.assertEqual(statuses, [("succeeded", 200, 2)])
 
     def test_a_killed_worker_loses_no_run(self):
+        # Rule: R-02
         script = "sleep 0.3; echo done"
         workflow_id = self.make_workflow(steps=[{"name": "Work", "run": script}])
         run_ids = [self.queue(workflow_id) for _number in range(20)]
         victim = self.start_worker("--capacity=4")
         wait_for(lambda: self.statuses(run_ids).get("running", 0) >= 2)
         dead = self.query("SELECT DISTINCT worker_id FROM ops_run_lease")
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
+        self.kill_worker(victim)
         survivor = self.start_worker("--capacity=4")
 
         def settled():
@@ -228,9 +237,8 @@ class TestStopping(KernelCase):
 
     def test_the_leftovers_of_a_dead_run_are_removed(self):
         run_id, victim = self.start_sleeper("echo ready; sleep 71306")
-        victim.send_signal(signal.SIGKILL)
-        victim.wait()
-        (workdir,) = (self.folder / "work").iterdir()
+        self.kill_worker(victim)
+        (workdir,) = (self.folder / "work").glob("run-*")
         self.expire_leases()
         self.start_worker("--garbage-seconds=1")
         self.wait_status(run_id, "failed")
@@ -238,6 +246,7 @@ class TestStopping(KernelCase):
         wait_for(lambda: not running("71306"))
 
     def test_it_does_not_start_without_consent_to_local_processes(self):
+        # Rule: R-29
         original = self.worker_options
         self.worker_options = lambda: [o for o in original() if o != "--allow-process"]
         self.assertEqual(self.start_worker("--until-idle").wait(30), 2)

@@ -40,6 +40,7 @@ class DatabaseCase(unittest.TestCase):
 
 class TestRunDatabase(DatabaseCase):
     def test_the_role_owns_its_database_and_may_nothing_else(self):
+        # Rule: R-31
         with database.run_database(DSN, self.prefix, 7, 3) as made:
             self.assertEqual(made.name, f"{self.prefix}7_3")
             self.assertNotIn(made.password, repr(made))

@@ -1,60 +1,29 @@
 """Workers that run steps in containers: a real kernel, a real engine, real workers."""
 
 import json
-import signal
 import uuid
 
 from odoo.addons.odooops.devtools import embedded
 from odoo.addons.odooops.worker.executors.base import ExecutorError, Limits
-from odoo.addons.odooops.worker.executors.choice import read_tool
-from odoo.addons.odooops.worker.executors.docker import LABEL_RUN
+from odoo.addons.odooops.worker.executors.choice import RegistryAuth, read_tool
 
-from .docker_engine import IMAGE, import_program, need_engine
+from .docker_engine import IMAGE, import_program
 from .executor_contract import running
-from .worker_common import FolderCase, KernelCase, wait_for
+from .worker_common import DockerCase, FolderCase, left_in, wait_for
 
 PSQL_IMAGE = "odooops-test-psql:1"
 
 
-class TestDockerWorker(KernelCase):
+class TestDockerWorker(DockerCase):
     def setUp(self):
-        self.engine = need_engine()
         super().setUp()
-        self.tool = f"{self.slug}:1"
         self.make_tool(IMAGE)
-
-    def make_tool(self, image, **values):
-        name, version = self.tool.split(":")
-        with self.environment() as env:
-            tool = env["ops.tool"].create(
-                {"tool_name": name, "version": version, "docker_image": image} | values
-            )
-            tool_id = tool.id
-
-        def remove():
-            with self.environment() as env:
-                env["ops.tool"].browse(tool_id).exists().unlink()
-
-        self.addCleanup(remove)
-        return tool_id
-
-    def worker_options(self):
-        return [
-            *(option for option in super().worker_options() if option != "--allow-process"),
-            "--docker",
-            f"--docker-host={self.engine.host}",
-        ]
-
-    def containers(self, run_id):
-        filters = {"label": f"{LABEL_RUN}={run_id}"}
-        return self.engine.client.containers(all=True, filters=filters)
 
     def execute(self, *options, **config):
         config = {"tool": self.tool, **config}
         config = {name: value for name, value in config.items() if value is not None}
         run_id = self.queue(self.make_workflow(name=f"Workflow {uuid.uuid4()}", **config))
-        worker = self.start_worker("--until-idle", *options)
-        self.assertEqual(worker.wait(90), 0)
+        self.work(*options)
         return run_id, self.run_row(run_id)
 
     def test_steps_run_in_the_tools_image_which_the_run_records(self):
@@ -80,15 +49,14 @@ class TestDockerWorker(KernelCase):
         keys = self.query("SELECT artifact_key FROM ops_run_artifact WHERE run_id = %s", run_id)
         self.assertEqual({key for (key,) in keys}, {"out.txt", "run.log.gz"})
         self.assertEqual(self.containers(run_id), [])
-        self.assertEqual(list((self.folder / "work").iterdir()), [])
+        self.assertEqual(left_in(self.folder / "work"), [])
 
     def test_a_run_reaches_its_database_without_a_network(self):
         psql = embedded.programs() / "psql"
         if not psql.exists():
             self.skipTest("The server is not the embedded one, whose psql goes into the image.")
         import_program(self.engine.client, PSQL_IMAGE, psql)
-        self.tool = f"{self.slug}:2"
-        self.make_tool(PSQL_IMAGE)
+        self.make_tool(PSQL_IMAGE, version="2")
         statement = (
             "SELECT 'user ' || current_user, 'rows ' || count(*) FROM generate_series(1,9999)"
         )
@@ -127,8 +95,7 @@ class TestDockerWorker(KernelCase):
         )
         worker = self.start_worker()
         wait_for(lambda: "ready" in self.messages(run_id))
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+        self.kill_worker(worker)
         self.assertTrue(running("71271"), "It died with its worker.")
         self.expire_leases()
         self.start_worker("--garbage-seconds=1")
@@ -136,21 +103,36 @@ class TestDockerWorker(KernelCase):
         self.assertEqual(row["error_code"], "worker_lost")
         wait_for(lambda: not self.containers(run_id) and not running("71271"), 30)
 
+    def test_runs_without_a_tool_do_not_need_the_engine(self):
+        if not self.engine.own:
+            self.skipTest("The engine is somebody else's: it cannot be stopped.")
+        steps = [{"name": "Say", "run": "echo here"}]
+        workflow_id = self.make_workflow(steps=steps)
+        self.start_worker("--allow-process")
+        self.wait_status(self.queue(workflow_id), "succeeded")
+        self.engine.own.stop()
+        self.addCleanup(self.engine.own.start)
+        row = self.wait_status(self.queue(workflow_id), "succeeded", "failed")
+        self.assertEqual(row["status"], "succeeded", row)
+        with_tool = self.make_workflow(name="With a tool", tool=self.tool, steps=steps)
+        row = self.wait_status(self.queue(with_tool), "succeeded", "failed")
+        self.assertEqual(row["error_code"], "setup_error")
+        self.assertIn("Docker engine does not answer", row["error_message"])
+
     def test_memory_and_output_limits_of_the_tool_are_told(self):
         steps = [{"name": "Eat", "run": "tail -c 300m /dev/zero"}]
-        self.tool = f"{self.slug}:3"
-        self.make_tool(IMAGE, config={"memory": "32m", "output": "100k"})
+        self.make_tool(IMAGE, version="2", config={"memory": "32m", "output": "100k"})
         _run, row = self.execute(steps=steps)
         self.assertEqual((row["status"], row["error_code"]), ("failed", "out_of_memory"), row)
         _run, row = self.execute(steps=[{"name": "Talk", "run": "yes"}])
         self.assertEqual((row["status"], row["error_code"]), ("failed", "resource_limit"), row)
 
-    def test_an_image_nobody_has_is_a_setup_error_that_says_what_to_do(self):
-        self.tool = f"{self.slug}:4"
-        self.make_tool("127.0.0.1:9/nothing:1")
+    def test_an_image_whose_registry_is_not_there_says_what_to_do(self):
+        self.make_tool("127.0.0.1:9/nothing:1", version="2")
         _run, row = self.execute(steps=[{"name": "Never", "run": "true"}])
-        self.assertEqual((row["status"], row["error_code"]), ("failed", "setup_error"))
+        self.assertEqual((row["status"], row["error_code"]), ("failed", "registry_unavailable"))
         self.assertIn("cannot be pulled", row["error_message"])
+        self.assertIn("Check that it runs", row["error_message"])
 
     def test_without_consent_nothing_runs_as_a_process(self):
         _run, row = self.execute(tool=None, steps=[{"name": "Never", "run": "true"}])
@@ -166,6 +148,13 @@ class TestTool(FolderCase):
         tool = read_tool(self.row | {"config": config}, Limits(memory=1, output=5))
         self.assertEqual(tool.limits, Limits(memory=2 << 30, cpus=0.5, processes=9, output=5))
         self.assertFalse(tool.read_only)
+        self.assertEqual((tool.odoo, tool.registry_auth), (("odoo",), None))
+        auth = {"username": "puller", "password_secret": "REGISTRY"}
+        tool = read_tool(
+            self.row | {"config": {"odoo": ["a", "b"], "registry_auth": auth}}, Limits()
+        )
+        self.assertEqual(tool.odoo, ("a", "b"))
+        self.assertEqual(tool.registry_auth, RegistryAuth("puller", "REGISTRY"))
 
     def test_a_wrong_config_is_refused_with_the_name_of_the_setting(self):
         wrong = {"memory": "much", "cpus": True, "processes": 0, "read_only": 1, "privileged": True}

@@ -21,10 +21,12 @@ class TestProcessExecutor(ExecutorCase, FolderCase):
         return ProcessExecutor(allow=True)
 
     def test_it_refuses_to_exist_without_the_operators_consent(self):
+        # Rule: R-29
         with self.assertRaisesRegex(ExecutorError, "--allow-process"):
             ProcessExecutor(allow=False)
 
     def test_the_process_outlives_its_worker_until_the_lease_ends(self):
+        # Rule: R-06
         code = (
             "import sys, time; sys.path.insert(0, sys.argv[1])\n"
             "from pathlib import Path\n"

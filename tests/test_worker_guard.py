@@ -16,6 +16,7 @@ def make_guard(lease_seconds=60.0, kill_margin=1.0):
 
 class TestGuard(unittest.TestCase):
     def test_without_renewal_the_work_stops_before_the_lease_ends(self):
+        # Rule: R-06
         began = time.monotonic()
         guard = make_guard(lease_seconds=0.9, kill_margin=60)
         self.assertIsNone(guard.stopped)

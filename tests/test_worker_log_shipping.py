@@ -79,6 +79,7 @@ class Proxy:
 @tagged("post_install", "-at_install")
 class TestControlPlaneAway(KernelCase):
     def test_no_line_is_lost_or_doubled_while_postgresql_cannot_be_reached(self):
+        # Rule: R-17
         server = self.connection.info
         proxy = Proxy(server.host, server.port)
         self.addCleanup(proxy.cut)
@@ -174,6 +175,7 @@ class TestBounds(FolderCase):
         self.assertTrue(self.log.flush(lambda: time.monotonic() > until))
 
     def test_what_waits_on_disk_is_bounded_and_a_marker_counts_what_is_left_out(self):
+        # Rule: R-17
         self.write_numbers(0, 50_000)
         self.assertLess((self.folder / "log.spool").stat().st_size, 1.3 * (1 << 20))
         self.server.away = False

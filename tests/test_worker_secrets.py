@@ -128,6 +128,7 @@ class TestWorkerSecrets(KernelCase):
             self.assertNotIn(base64.b64encode(value.encode()).decode().rstrip("=")[:-1], flat)
 
     def test_a_run_that_prints_its_secrets_in_all_forms_shows_none(self):
+        # Rule: R-28
         self.set_secret("TOKEN", TOKEN)
         self.set_secret("SSH_KEY", KEY)
         self.start_worker()
@@ -146,6 +147,7 @@ class TestWorkerSecrets(KernelCase):
         self.assertNotIn(str(self.folder), path)
 
     def test_messages_metadata_and_events_of_the_worker_hold_none(self):
+        # Rule: R-28
         self.set_secret("TOKEN", "hunter2hunter2")
         self.start_worker()
         run = self.execute(
@@ -221,8 +223,7 @@ class TestWorkerSecrets(KernelCase):
         found = wait_for(path)
         self.assertEqual(found.read_text(), KEY)
         self.assertEqual(stat.S_IMODE(found.parent.stat().st_mode), 0o700)
-        worker.kill()
-        worker.wait()
+        self.kill_worker(worker)
         self.expire_leases()
         self.start_worker("--garbage-seconds=1")
         self.wait_status(run_id, "failed")

@@ -2,19 +2,16 @@
 
 import json
 import unittest
+from pathlib import Path
 
 import jsonschema
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from odoo.addons import odooops
 from odoo.addons.odooops.worker.errors import ERROR_CODES, RunError
-from odoo.addons.odooops.worker.workflow import (
-    CONFIG_SCHEMA,
-    WORKFLOW_TYPES,
-    expire_seconds,
-    validate_config,
-    with_defaults,
-)
+from odoo.addons.odooops.worker.workflow import expire_seconds, validate_config, with_defaults
+from odoo.addons.odooops.worker.workflow_schema import CONFIG_SCHEMA, WORKFLOW_TYPES, published
 
 STEPS = [{"name": "Hello", "run": "echo hello"}]
 
@@ -108,8 +105,13 @@ class TestWorkflowConfig(unittest.TestCase):
         with self.assertRaises(ValueError):
             expire_seconds("soon")
 
-    def test_the_schema_is_a_valid_json_schema(self):
-        jsonschema.Draft202012Validator.check_schema(json.loads(json.dumps(CONFIG_SCHEMA)))
+    def test_the_published_schemas_are_valid_and_those_of_the_code(self):
+        docs = Path(odooops.__file__).resolve().parent / "docs"
+        for name, schema in published().items():
+            with self.subTest(name=name):
+                written = json.loads((docs / name).read_text(encoding="utf-8"))
+                jsonschema.Draft202012Validator.check_schema(written)
+                self.assertEqual(written, schema, "Run: python3 -m worker.workflow_schema")
 
     @unhurried
     @given(configs, st.sampled_from(WORKFLOW_TYPES))

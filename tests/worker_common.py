@@ -20,6 +20,9 @@ from odoo.tests.common import get_db_name
 
 from odoo.addons import odooops
 from odoo.addons.odooops.worker.control.sql import SqlControlPlane
+from odoo.addons.odooops.worker.executors.docker import LABEL_RUN
+
+from .docker_engine import need_engine
 
 ADDON = Path(odooops.__file__).resolve().parent
 #: A test that waits longer than this for something has failed.
@@ -36,6 +39,11 @@ def wait_for(condition, seconds=PATIENCE, message="It did not happen in time."):
         if time.monotonic() > until:
             raise AssertionError(message)
         time.sleep(0.02)
+
+
+def left_in(work_dir):
+    """What runs have left in a work directory, and runners in theirs."""
+    return [path for path in work_dir.iterdir() if path.name != ".runners" or any(path.iterdir())]
 
 
 class FolderCase(unittest.TestCase):
@@ -149,13 +157,26 @@ class KernelCase(FolderCase):
         )
         log.close()
 
-        def end():
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-            process.wait()
-
-        self.addCleanup(end)
+        self.addCleanup(self.kill_worker, process)
         return process
+
+    def runners(self):
+        """Process ids of the runners on this test's work directory, by run id."""
+        found = {}
+        for path in (self.folder / "work" / ".runners").glob("*-*-*/awake"):
+            with contextlib.suppress(FileNotFoundError, IndexError):
+                found[int(path.parent.name.split("-")[1])] = int(path.read_text().split()[1])
+        return found
+
+    def kill_worker(self, process):
+        """``kill -9`` of an agent and of all runners: what a crash of the host does to a worker,
+        but for the supervisors."""
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        for pid in self.runners().values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def expire_leases(self, workers=None):
         """Let time pass for the control plane: all leases of the project, or those of the
@@ -177,7 +198,7 @@ class KernelCase(FolderCase):
     def _remove_project(self):
         """Remove the project with its history, which the triggers forbid to everybody else."""
         tables = (
-            *("ops_run_event_row", "ops_run_log_line", "ops_run_log_words"),
+            *("ops_run_event_row", "ops_run_log_line", "ops_run_log_words", "ops_run_log_tail"),
             *("ops_run_artifact", "ops_run_lease"),
         )
         with psycopg2.connect(self.dsn) as connection, connection.cursor() as cursor:
@@ -193,3 +214,43 @@ class KernelCase(FolderCase):
         connection.close()
         with self.environment() as env:
             env["ops.project"].browse(self.project_id).unlink()
+
+
+class DockerCase(KernelCase):
+    """A test of workers that may use containers only; ``self.engine`` is the Docker engine."""
+
+    def setUp(self):
+        self.engine = need_engine()
+        super().setUp()
+        self.tool = None
+
+    def make_tool(self, image, version="1", **values):
+        """Register a tool of the test's own; ``self.tool`` is its name from now on."""
+        values = {"tool_name": self.slug, "version": version, "docker_image": image} | values
+        with self.environment() as env:
+            tool_id = env["ops.tool"].create(values).id
+
+        def remove():
+            with self.environment() as env:
+                env["ops.tool"].browse(tool_id).exists().unlink()
+
+        self.addCleanup(remove)
+        self.tool = f"{self.slug}:{version}"
+        return tool_id
+
+    def worker_options(self):
+        return [
+            *(option for option in super().worker_options() if option != "--allow-process"),
+            "--docker",
+            f"--docker-host={self.engine.host}",
+        ]
+
+    def work(self, *options):
+        """Let a worker execute what is queued."""
+        worker = self.start_worker("--until-idle", *options)
+        self.assertEqual(worker.wait(600), 0)
+
+    def containers(self, run_id):
+        """The run's containers that are left."""
+        filters = {"label": f"{LABEL_RUN}={run_id}"}
+        return self.engine.client.containers(all=True, filters=filters)

@@ -13,26 +13,36 @@ carries a fresh claim token, and the same token again after a lost reply: the co
 gives the same run, so no run is stranded. A claim comes with an *epoch*. It is the fencing token:
 every later write about the run carries it, and the control plane refuses those of an older epoch.
 
-**Executing.** Each run has a thread (``execution.Execution``). Its processes live under supervisors
-in sessions of their own.
+**Executing.** Each run has a process of its own, its *runner* (``runner.py``), and its steps'
+processes live under supervisors in sessions of their own. The agent keeps its runners
+(``keeper.py``): it renews their leases, passes on who wants them stopped, and sees their end.
 
 **Heartbeat.** One call every ten seconds renews the leases of all runs of the process. The answer
 says for each whether it is still ours (if not, its work is killed at once) and whether somebody
 wants it canceled (then it is stopped with grace, and its completion confirms the cancel). A
 notification makes the worker ask sooner.
 
-**Fencing itself.** The worker counts each lease on its own monotonic clock. When it could not renew
-one until shortly before its end, it kills that run's processes. Should the worker itself be dead or
-frozen, the supervisors do so: they know the same deadline from a file. So when the control plane
-gives up on a run, nobody works on it any more.
+**Adopting.** Runners live on without their agent and then renew their leases themselves. Whoever
+finds one on its work directory that nobody keeps, keeps it, and counts it among its own. So a
+worker that was killed, upgraded or stopped costs no run when only the agent went; and it costs the
+time of a step, not of a lease, when a runner was killed: its keeper ends the rest and says so.
+
+**Fencing itself.** A runner counts its lease on the host's monotonic clock. When it was not renewed
+until shortly before its end, the runner kills the run's processes. Should the runner itself be dead
+or frozen, the supervisors do so: they know the same deadline from a file. So when the control plane
+gives up on a run, nobody works on it any more. The lease of a frozen runner is not renewed.
 
 **Reaping.** Every worker calls ``reap_lost_runs`` now and then: a claimed run whose worker vanished
 goes back to the queue, a running one fails with the cause ``worker_lost``. Leftover databases and
 work directories of dead runs are removed, too.
 
+**Indexing.** Lines are stored without their words in the search's index, which searches make up for
+by reading them. Every worker enters such words, each second while it has runs.
+
 **Stopping.** The first SIGTERM or SIGINT drains: nothing new is claimed, a claim that has not begun
-is given back, running work goes on to its end (for a bounded time). The second one stops now: the
-work is killed and its runs fail as ``worker_lost``, which is what happened to them. With
+is given back, running work goes on to its end (for a bounded time), or is left to the next worker
+at once (``--on-stop handover``). The second one stops now: the work is killed and its runs fail as
+``worker_lost``, which is what happened to them. With
 ``--until-idle`` the worker ends by itself when there is nothing to do.
 
 **When the control plane is away** the work goes on: log lines wait on disk, completions are
@@ -61,43 +71,28 @@ from .control.base import (
     ControlPlaneUnavailable,
     Refused,
 )
-from .control.rpc import RpcControlPlane, TokenFile
-from .control.sql import SqlControlPlane
+from .control.connect import connect
 from .errors import RunError
-from .execution import Execution, Tools, parse_workdir_name, remove_tree
-from .executors.base import ExecutorError
+from .execution import parse_workdir_name, remove_tree
+from .executors.base import Executor, ExecutorError
 from .executors.choice import offered_labels
 from .executors.docker import DockerExecutor
 from .executors.process import ProcessExecutor, kill_marked
-from .guard import RunGuard
+from .keeper import Keeper, Ward, heartbeat
+from .runner import LOG_FORMAT
 from .settings import Settings
-from .storage.base import ArtifactStore, StorageError, StoreUnavailable
+from .storage.base import StorageError, StoreUnavailable
 
 _logger = logging.getLogger(__name__)
 
 VERSION = "1"
 MAX_PAUSE = 15.0
+INDEX_SECONDS = 1.0
 #: How soon a signal is noticed.
 SIGNAL_SECONDS = 0.25
 #: Seconds for the last words of killed runs.
 STOP_SECONDS = 30.0
 STOPPED = "The worker was stopped before the run had ended."
-
-
-def connect(settings: Settings) -> ControlPlane:
-    """The control plane by the settings: over HTTP when they name an address, else over SQL.
-
-    Raises ``ControlPlaneError``.
-    """
-    if settings.control_url:
-        return RpcControlPlane(
-            settings.control_url,
-            TokenFile(settings.token_file),
-            settings.control_database,
-            settings.control_ca,
-            settings.s3_ca_bundle,
-        )
-    return SqlControlPlane(settings.dsn)
 
 
 class Agent:
@@ -111,8 +106,10 @@ class Agent:
         self.labels = offered_labels(settings)
         self.worker_id = str(uuid.uuid4())
         self.control = control or connect(settings)
-        self._tools: Tools | None = None
-        self._active: dict[tuple[int, int], Execution] = {}
+        self._namespace = ""
+        self._executors: dict[str, Executor] = {}
+        self._keeper: Keeper | None = None
+        self._active: dict[tuple[int, int], Ward] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._beat = threading.Event()
@@ -124,39 +121,38 @@ class Agent:
 
         Raises ``ControlPlaneError`` when it cannot even begin.
         """
-        docker = DockerExecutor(self.settings.docker_host) if self.settings.docker else None
-        # With Docker alone, processes serve the worker's own programs and no step.
-        executor = ProcessExecutor(self.settings.allow_process or docker is not None)
-        self.settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings = self.settings
+        # Started here to see that they can be; they end what killed runners leave.
+        if settings.docker:
+            self._executors["docker"] = DockerExecutor(settings.docker_host)
+        self._executors["process"] = ProcessExecutor(settings.allow_process or settings.docker)
+        settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_store()
         self._register()
-        self._tools = Tools(
-            self.settings,
-            self.control,
-            executor,
-            self._open_store(),
-            self.worker_id,
-            self.control.namespace(),
-            is_stopping=lambda: self._signals > 0,
-            docker=docker,
-        )
+        self._namespace = self.control.namespace()
+        self._keeper = Keeper(settings, self.control, self.worker_id, self._namespace)
+        self._keeper.open_nursery()
         _logger.info("Worker %s has begun", self.worker_id)
         threads = [
             self._thread("heartbeat", self._heartbeat_loop),
             self._thread("maintenance", self._maintenance_loop),
+            self._thread("index", self._index_loop),
             self._thread("listen", self._listen),
         ]
         try:
+            self._adopt()
             self._claim_loop()
             self._drain()
         finally:
+            self._keeper.close()
             self._end.set()
             self._beat.set()
             for thread in threads:
                 thread.join(timeout=5)
             self._say_goodbye()
 
-    def _open_store(self) -> ArtifactStore:
-        """The store of artifacts; wrong settings are found now, not when a run has ended.
+    def _check_store(self) -> None:
+        """Find wrong settings of the artifact store now, not when a run has ended.
 
         :raises StorageError: it cannot be used
         """
@@ -166,7 +162,6 @@ class Agent:
                 store.check()
             except StoreUnavailable as error:
                 _logger.warning("%s Runs need it when they end.", error)
-        return store
 
     def stop(self) -> None:
         """Drain at the first call, end now at the second. Safe in a signal handler."""
@@ -212,23 +207,45 @@ class Agent:
             self._pause(self.settings.poll_seconds)
 
     def _begin(self, claim: Claim, sent_at: float) -> None:
-        """Execute a claimed run in a thread of its own."""
-        guard = RunGuard(claim, sent_at, self.settings.kill_margin_seconds)
-        execution = Execution(self._tools, claim, guard)
-        key = (claim.run_id, claim.epoch)
+        """Give a claimed run its runner, or back when that is impossible."""
+        _logger.info("Run %s (epoch %s) claimed", claim.run_id, claim.epoch)
+        try:
+            ward = self._keeper.start(claim, sent_at)
+        except (OSError, ExecutorError) as error:
+            _logger.error("Run %s cannot be executed: %s", claim.run_id, error)
+            self._quietly(
+                "Giving it back",
+                lambda: self.control.release_run(claim.run_id, self.worker_id, claim.epoch),
+            )
+            self._pause(MAX_PAUSE)
+            return
+        self._keep(ward)
+
+    def _adopt(self) -> None:
+        """Keep the runners that nobody keeps; they count like our own."""
+        for ward in self._keeper.adopt():
+            self._keep(ward)
+            self._quietly("Adopting", lambda ward=ward: self._keeper.tell_adopted(ward))
+            self._beat.set()
+
+    def _keep(self, ward: Ward) -> None:
+        """Follow a runner to its end, in a thread of its own."""
         with self._lock:
-            self._active[key] = execution
+            self._active[ward.key] = ward
 
         def body() -> None:
             try:
-                execution.run()
+                if not ward.wait():
+                    self._quietly(
+                        "Burying a runner", lambda: self._keeper.bury(ward, self._executors)
+                    )
             finally:
+                ward.release()
                 with self._lock:
-                    self._active.pop(key, None)
+                    self._active.pop(ward.key, None)
                 self._wake.set()
 
-        _logger.info("Run %s (epoch %s) claimed", *key)
-        threading.Thread(target=body, name=f"run-{claim.run_id}", daemon=True).start()
+        self._thread(f"keep-{ward.key[0]}", body)
 
     def _heartbeat_loop(self) -> None:
         """Renew all leases; stop what is lost or canceled. Fast again after a failure."""
@@ -244,32 +261,25 @@ class Agent:
                 interval = min(1.0, interval)
 
     def _heartbeat(self) -> None:
+        """One call for ourselves and our runs, and one for each dead worker whose runs we keep."""
         with self._lock:
-            active = dict(self._active)
-        sent_at = time.monotonic()
-        reply = self.control.heartbeat(self.worker_id, list(active))
-        if isinstance(reply, Refused):
-            _logger.warning("The control plane refused a heartbeat: %s", reply)
-            if reply.code == "not_found":
-                self._register()
-            return
-        answered = {(item.run_id, item.epoch): item for item in reply}
-        for key, execution in active.items():
-            item = answered.get(key)
-            if item is None or not item.owned:
-                message = "The control plane gave the run up; the worker stopped its work."
-                execution.guard.stop("lease_lost", message, 0.0)
-                continue
-            execution.guard.renew(sent_at, item.lease_seconds)
-            if item.cancel_requested:
-                reason = f": {item.cancel_reason}" if item.cancel_reason else "."
-                grace = self.settings.cancel_grace_seconds
-                execution.guard.stop("canceled", f"The run was canceled{reason}", grace)
+            active = list(self._active.values())
+        by_worker: dict[str, list[Ward]] = {self.worker_id: []}
+        for ward in active:
+            by_worker.setdefault(ward.worker_id, []).append(ward)
+        for worker_id, wards in by_worker.items():
+            refusal = heartbeat(self.control, worker_id, wards)
+            if refusal:
+                _logger.warning("The control plane refused a heartbeat: %s", refusal)
+                if refusal.code == "not_found" and worker_id == self.worker_id:
+                    self._register()
 
     def _maintenance_loop(self) -> None:
-        """Reap lost runs, and now and then remove what dead runs left on this host."""
+        """Adopt, reap lost runs, and now and then remove what dead runs left on this host."""
         next_collection = 0.0
         while not self._end.wait(self.settings.reap_seconds * random.uniform(0.8, 1.2)):
+            if not self._signals:
+                self._quietly("Adopting", self._adopt)
             self._quietly("Reaping", self._reap)
             if time.monotonic() >= next_collection:
                 next_collection = time.monotonic() + self.settings.garbage_seconds
@@ -280,10 +290,24 @@ class Agent:
         if not isinstance(reply, Refused) and (reply.get("requeued") or reply.get("failed")):
             _logger.info("Lost runs: %s requeued, %s failed", reply["requeued"], reply["failed"])
 
+    def _index_loop(self) -> None:
+        """Enter words of stored log lines in the index; without runs, what others have left."""
+        next_call = 0.0
+        while not self._end.wait(INDEX_SECONDS):
+            if self._active or time.monotonic() >= next_call:
+                next_call = time.monotonic() + self.settings.reap_seconds
+                self._quietly("Indexing log lines", self._index)
+
+    def _index(self) -> None:
+        while not self._end.is_set():
+            reply = self.control.index_run_logs()
+            if isinstance(reply, Refused) or not reply["lines"]:
+                return
+
     def collect_garbage(self) -> None:
         """Remove containers, work directories and databases of runs that hold no lease."""
-        namespace = self._tools.namespace
-        if self._tools.docker:
+        namespace = self._namespace
+        if "docker" in self._executors:
             # Before the folders that they still use.
             self._quietly("Removing leftover containers", self._collect_containers)
         found = {
@@ -304,7 +328,7 @@ class Agent:
         database.collect_garbage(self.settings.runs_dsn, prefix, self._lease_test())
 
     def _collect_containers(self) -> None:
-        gone = self._tools.docker.collect_garbage(self._tools.namespace, self._lease_test())
+        gone = self._executors["docker"].collect_garbage(self._namespace, self._lease_test())
         if gone:
             _logger.info("Removed the leftover containers and networks %s", ", ".join(gone))
 
@@ -326,9 +350,17 @@ class Agent:
         self.control.listen(self._end, self._wake, self._beat)
 
     def _drain(self) -> None:
-        """Let running work end; after the second signal or the bound, kill it."""
-        if self._active:
-            _logger.info("Waiting for %s running runs", len(self._active))
+        """Leave running work to the next worker, or let it end; after the second signal or the
+        bound, kill it."""
+        with self._lock:
+            active = list(self._active.values())
+        for ward in active if self._signals else ():
+            ward.drain()
+        if active and self.settings.on_stop == "handover" and self._signals == 1:
+            _logger.info("Handing over %s running runs", len(active))
+            return
+        if active:
+            _logger.info("Waiting for %s running runs", len(active))
             self._quietly(
                 "Draining", lambda: self.control.set_worker_state(self.worker_id, "draining")
             )
@@ -338,8 +370,8 @@ class Agent:
             self._pause(0.5)
         with self._lock:
             left = list(self._active.values())
-        for execution in left:
-            execution.guard.stop("worker_lost", STOPPED, 0.0)
+        for ward in left:
+            ward.stop("worker_lost", STOPPED)
         until = time.monotonic() + STOP_SECONDS
         while self._active and time.monotonic() < until:
             time.sleep(0.05)
@@ -386,7 +418,7 @@ def main(settings: Settings, setup_logging: bool = True) -> int:
         logging.basicConfig(
             level=settings.log_level.upper(),
             stream=sys.stderr,
-            format="%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s",
+            format=LOG_FORMAT,
         )
     if not shutil.which("git"):
         _logger.warning("There is no git in PATH: runs cannot check out repositories.")

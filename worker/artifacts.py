@@ -271,7 +271,7 @@ class _Watched:
             self._left -= size
 
 
-def make_store(settings: Settings, control: ControlPlane) -> ArtifactStore:
+def make_store(settings: Settings, control: ControlPlane | None) -> ArtifactStore:
     """The store that the settings of a worker name: without any, over HTTP the control plane's.
 
     :raises StorageError: they are wrong

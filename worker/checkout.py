@@ -52,7 +52,8 @@ def fetch(job: Job) -> Checkout:
 
     The commit is ``git_commit`` of the snapshot when given, else what ``git_ref`` (branch, tag or
     full hash), else the project's default branch, points to now. The directory must be absent or
-    empty.
+    empty. ``job.source`` tells what was fetched: nobody needs to ask git after the run's own code
+    could write into the checkout.
 
     :raises RunError: setup_error, repository_unreachable or unknown_ref
     """
@@ -150,7 +151,7 @@ class _Fetch:
         self._must("checkout", "--quiet", "--detach", commit or "FETCH_HEAD")
         if (self.directory / ".gitmodules").is_file():
             self._fetch_submodules()
-        result = describe(self.job)
+        result = self.job.source = describe(self.job)
         self.job.log(
             "info", f"Checked out {result.commit} “{result.subject}” of {result.author_date}"
         )

@@ -25,6 +25,7 @@ ERROR_CODES: dict[str, str] = {
     "database_error": "The database of the run could not be made or reached.",
     "artifact_missing": "A file the run was to keep was not there when its steps had ended.",
     "store_unavailable": "The store of artifacts could not be reached, or failed.",
+    "registry_unavailable": "The registry of the tool's image could not be reached, or failed.",
     "disk_full": "The worker's disk is full.",
     "lease_lost": "The worker could not renew its lease in time and stopped the work.",
     "internal_error": "The worker itself failed; its own log says how.",

@@ -1,4 +1,4 @@
-"""One run, from the claim to its completion.
+"""One run, from the claim to its completion: what a runner does (``runner.py``).
 
 In order: make the work directory, start the run in the control plane, check the repository out,
 make the run's database, let the config's steps or the built-in recipe work, collect artifacts, drop
@@ -19,12 +19,13 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import checkout, database, placement, run_secrets
+from . import checkout, database, placement, repository_config, run_secrets
 from .artifacts import ArtifactRecorder, Limits
+from .cache import Caches
 from .collecting import collect
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
 from .control.masked import MaskedControlPlane
@@ -39,6 +40,7 @@ from .masking import Masker
 from .recipes import get_recipe
 from .recipes.base import Outcome, Recipe
 from .settings import Settings
+from .steps import StepRunner
 from .storage.base import ArtifactStore
 from .workflow import validate_config, with_defaults
 
@@ -54,7 +56,7 @@ _WORKDIR = re.compile(r"run-([0-9a-z]+)-(\d+)-(\d+)")
 
 
 class Tools(NamedTuple):
-    """What all runs of one worker share."""
+    """What a run is given by its worker."""
 
     settings: Settings
     control: ControlPlane
@@ -101,11 +103,17 @@ def remove_tree(path: Path) -> None:
 
 
 class Execution:
-    """The execution of one claimed run; ``run`` is the body of its thread and raises nothing."""
+    """The execution of one claimed run; ``run`` raises nothing.
 
-    def __init__(self, tools: Tools, claim: Claim, guard: RunGuard) -> None:
+    ``problem``: why it cannot succeed, if that is known before it begins.
+    """
+
+    def __init__(
+        self, tools: Tools, claim: Claim, guard: RunGuard, problem: Outcome | None = None
+    ) -> None:
         self.claim = claim
         self.guard = guard
+        self._problem = problem
         self._tools = tools
         self._masker = Masker()
         self._control = MaskedControlPlane(tools.control, self._masker)
@@ -118,7 +126,7 @@ class Execution:
     def run(self) -> None:
         """Execute the run to its end."""
         try:
-            problem = self._make_workdir()
+            problem = self._problem or self._make_workdir()
             started = self._start()
             if started:
                 outcome = problem or self._guarded(lambda: self._work(started))
@@ -237,14 +245,19 @@ class Execution:
         """Prepare what the steps or the recipe need, let them work, clear it away."""
         settings = self._tools.settings
         job.env = self._environment(job)
-        secrets = self._secrets(job)
         wants_checkout = recipe.needs_checkout if recipe else True
         if wants_checkout and (recipe or job.snapshot["project"].get("repository_url")):
             job.commit = checkout.fetch(job).commit
             self._metadata["commit"] = job.commit
+            changed = repository_config.apply(job)
+            if changed:
+                self._metadata["config"] = changed
+                kind = str(job.snapshot["workflow"]["workflow_type"])
+                recipe = None if job.config["steps"] else get_recipe(kind)
+                job.env = self._environment(job)
             job.env["ODOOOPS_GIT_COMMIT"] = job.commit
         # Not before the checkout: git has no use for them, and what it starts should not have any.
-        job.env.update(secrets)
+        job.env.update(self._secrets(job, job.config["secrets"]))
         wants_database = recipe.needs_database if recipe else job.config["database"]
         try:
             if wants_database:
@@ -253,23 +266,40 @@ class Execution:
                 job.database = made
                 self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
-            image = placement.place(job, recipe, self._tools, run_secrets.folder(self._name))
+            image = placement.place(
+                job,
+                recipe,
+                self._tools,
+                run_secrets.folder(self._name),
+                # Of the tool: its registry wants it, no step ever sees it.
+                lambda name: self._secrets(job, [{"name": name, "as": "env"}])[name],
+            )
             self._metadata.update({"image": image} if image else {})
+            caches = Caches(
+                job,
+                settings.work_dir / f"caches-{self._tools.namespace}",
+                settings.cache_limit_mb << 20,
+                image["image_id"] if image else None,
+            )
+            caches.restore()
             outcome = recipe.run(job) if recipe else self._run_steps(job)
             self._metadata.update(outcome.metadata)
         except RunError:
             self._collect_artifacts(job, None)
             raise
         else:
-            return self._collect_artifacts(job, outcome)
+            outcome = self._collect_artifacts(job, outcome)
+            if not (outcome.exit_code or outcome.error_code):
+                caches.save()
+            return outcome
         finally:
             if job.database:
                 self._drop_database(job)
 
-    def _secrets(self, job: RunJob) -> dict[str, str]:
+    def _secrets(self, job: RunJob, wanted: Sequence[Mapping[str, str]]) -> dict[str, str]:
         """The variables that give the steps their secrets; all are masked from here on."""
         return run_secrets.give(
-            job.config["secrets"],
+            wanted,
             control=self._control,
             guard=self.guard,
             held=(job.run_id, self._tools.worker_id, job.epoch),
@@ -279,14 +309,10 @@ class Execution:
         )
 
     def _run_steps(self, job: RunJob) -> Outcome:
-        for step in job.config["steps"]:
-            with job.step(step["name"]):
-                argv = ["/bin/sh", "-e", "-c", step["run"]]
-                code = job.execute(argv, name=f"Step {step['name']}", timeout=step.get("timeout"))
-            if code:
-                message = f"Step {step['name']} ended with exit code {code}."
-                return Outcome(code, "exit_code", message)
-        return Outcome()
+        runner = StepRunner(job)
+        # The list itself: it is complete when the steps end by an error, too.
+        self._metadata["steps"] = runner.results
+        return runner.run()
 
     def _environment(self, job: RunJob) -> dict[str, str]:
         """The complete environment of the run's processes; nothing of the worker's own but PATH."""

@@ -37,12 +37,15 @@ class RunGuard:
         self._on_renew: Callable[[float], None] | None = None
         self._run_deadline = float("inf")
         self.deadline = 0.0
+        #: When the call was sent that renewed the lease last (monotonic).
+        self.renewed_at = claimed_at
         self.renew(claimed_at, claim.lease_seconds)
 
     def renew(self, sent_at: float, lease_seconds: float) -> None:
         """The lease was renewed by a call sent at ``sent_at`` (monotonic) for so many seconds."""
         margin = min(self._kill_margin, lease_seconds / 3)
         with self._lock:
+            self.renewed_at = max(self.renewed_at, sent_at)
             until = min(sent_at + lease_seconds - margin, self._run_deadline)
             self.deadline = max(self.deadline, until)
             on_renew = self._on_renew

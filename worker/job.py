@@ -29,11 +29,14 @@ from .guard import LEASE_LOST, RunGuard
 from .log_shipping import DISK_FULL, RunLog
 from .logs import LineSplitter, LogLine, OutputParser, clean_json, clean_text
 from .recipes.base import Captured, Job
+from .workflow import cancel_grace
 
 _logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at a process: short while it writes, longer while it is silent.
 MIN_PAUSE, MAX_PAUSE = 0.01, 0.2
+#: Seconds that steps have which clear away after a run was stopped or its time was over.
+CLEANUP_SECONDS = 60.0
 #: Seconds between SIGINT and SIGKILL when a time limit has passed.
 TIMEOUT_GRACE = 10.0
 MAX_EVENT_BYTES = 4096
@@ -81,7 +84,15 @@ class RunJob(Job):
         self._recorder = recorder
         self._step: str | None = None
         self._processes = 0
-        self._deadline = time.monotonic() + config["timeout"]
+        self._began = time.monotonic()
+        self._deadline = self._began + config["timeout"]
+        self._is_clearing = False
+        self._cleared_until = float("inf")
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Go on with another config, complete with defaults; its time began with the run."""
+        self.config = config
+        self._deadline = self._began + config["timeout"]
 
     def use(self, executor: Executor, limits: Limits, sandbox: Sandbox | None = None) -> None:
         """From now on start processes with this executor, in these bounds."""
@@ -89,13 +100,42 @@ class RunJob(Job):
 
     def check(self) -> None:
         """Raise ``RunStopped`` when the run must stop or its time is over."""
-        self._guard.check()
-        if time.monotonic() >= self._deadline:
+        stopped = self._stopped()
+        if stopped:
+            raise stopped
+        if time.monotonic() >= self._end:
             raise self._timeout(self._step or "its preparation", None)
 
     @contextlib.contextmanager
+    def clearing_away(self) -> Iterator[None]:
+        """Inside, a stop that allows some time and the end of the run's time count
+        ``CLEANUP_SECONDS`` later, once for the whole run."""
+        self._is_clearing = True
+        try:
+            yield
+        finally:
+            self._is_clearing = False
+
+    @property
+    def _end(self) -> float:
+        """When the time for what is being done now is over, on the monotonic clock."""
+        if not self._is_clearing:
+            return self._deadline
+        return min(self._deadline + CLEANUP_SECONDS, self._cleared_until)
+
+    def _stopped(self) -> RunStopped | None:
+        """Why what is being done now must stop, or None."""
+        stopped = self._guard.stopped
+        if not stopped or not self._is_clearing or self._guard.grace <= 0 or self._guard.is_lost:
+            return stopped
+        now = time.monotonic()
+        if self._cleared_until == float("inf"):
+            self._cleared_until = now + CLEANUP_SECONDS
+        return stopped if now >= self._cleared_until else None
+
+    @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
-        self._guard.check()
+        self.check()
         outer, self._step = self._step, name
         began = time.monotonic()
         self.log("info", name, marker="start")
@@ -233,10 +273,8 @@ class RunJob(Job):
         on_end: Callable[[], None] = lambda: None,
     ) -> ProcessStatus:
         """Start, follow, clear away one process; raises ``RunError`` unless it ended by itself."""
-        self._guard.check()
-        remaining = self._deadline - time.monotonic()
-        if remaining <= 0:
-            raise self._timeout(label, None)
+        self.check()
+        remaining = max(0.01, self._end - time.monotonic())
         self._processes += 1
         spec = ProcessSpec(
             argv=[str(part) for part in argv],
@@ -244,7 +282,7 @@ class RunJob(Job):
             env={**self.env, **(env or {})},
             lease_deadline=self._guard.deadline,
             timeout=remaining if timeout is None else min(timeout, remaining),
-            grace=TIMEOUT_GRACE,
+            grace=cancel_grace(self.snapshot, TIMEOUT_GRACE),
             limits=self._limits,
             sandbox=self._sandbox,
         )
@@ -272,7 +310,7 @@ class RunJob(Job):
             chunks, offset = self._executor.read_output(handle, offset)
             for chunk in chunks:
                 on_chunk(chunk)
-            if self._guard.stopped and self._guard.grace < grace_asked:
+            if self._stopped() and self._guard.grace < grace_asked:
                 grace_asked = self._guard.grace
                 self._executor.stop(handle, grace_asked)
             if chunks:
@@ -288,7 +326,7 @@ class RunJob(Job):
     def _raise_unless_ended(
         self, status: ProcessStatus, label: str, step_timeout: float | None
     ) -> None:
-        stopped = self._guard.stopped
+        stopped = self._stopped()
         if stopped:
             raise stopped
         if status.reason == "timeout":

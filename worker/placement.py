@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from .errors import RunError
 from .executors.base import ExecutorError, Sandbox
 from .executors.choice import Tool, default_limits, read_tool
 from .executors.docker import LABEL_CONTROL_PLANE, LABEL_EPOCH, LABEL_RUN, LABEL_WORKER
+from .executors.docker_images import Credentials
 
 if TYPE_CHECKING:
     from .execution import Tools
@@ -19,23 +21,30 @@ if TYPE_CHECKING:
 SHARED_FOLDERS = ("checkout", "home", "tmp")
 
 
-def place(job: RunJob, recipe: Recipe | None, tools: Tools, secrets: Path) -> dict[str, Any] | None:
+def place(
+    job: RunJob,
+    recipe: Recipe | None,
+    tools: Tools,
+    secrets: Path,
+    give_secret: Callable[[str], str],
+) -> dict[str, Any] | None:
     """Give ``job`` its executor; return the facts about the image, None without a container.
 
-    Built-in recipes use the worker's own Odoo and its files: they run as processes.
-
+    :param recipe: what works in there; None: the steps of the workflow's configuration
     :param secrets: the folder of the run's secret files, if it was given any
-    :raises RunError: setup_error, disk_full
+    :param give_secret: name → value of a secret that the run's tool names
+    :raises RunError: setup_error, registry_unavailable, disk_full
     """
     row, limits = job.snapshot.get("tool"), default_limits(tools.settings)
     try:
-        if row and tools.docker and recipe is None:
-            return _contain(job, read_tool(row, limits), tools, secrets)
+        if row and tools.docker:
+            tool = read_tool(row, limits)
+            return _contain(job, recipe, tool, tools, secrets, give_secret)
         if not tools.settings.allow_process:
-            what = "a built-in recipe" if recipe else "a workflow without a tool"
+            why = "and has no Docker" if row else "which a workflow without a tool needs"
             raise ExecutorError(
-                f"This worker may not start local processes, which {what} needs:"
-                " start it with --allow-process, or give the workflow a tool and steps."
+                f"This worker may not start local processes, {why}: start it with --allow-process,"
+                " or with --docker and give the workflow a tool."
             )
     except ExecutorError as error:
         raise RunError(error.code, str(error)) from error
@@ -45,24 +54,41 @@ def place(job: RunJob, recipe: Recipe | None, tools: Tools, secrets: Path) -> di
     return None
 
 
-def _contain(job: RunJob, tool: Tool, tools: Tools, secrets: Path) -> dict[str, Any]:
+def _contain(
+    job: RunJob,
+    recipe: Recipe | None,
+    tool: Tool,
+    tools: Tools,
+    secrets: Path,
+    give_secret: Callable[[str], str],
+) -> dict[str, Any]:
     image = tools.docker.resolve(
         tool.image,
         tool.digest,
         say=lambda line: job.log("info", line),
         check=job.check,
+        credentials=_credentials(tool, give_secret),
     )
     facts = {"tool": tool.name, **image.to_dict()}
     # Now, as a worker that dies later cannot say it any more.
     exact = image.digest or image.id
-    job.event("info", f"The steps run in the image {image.reference} ({exact}).", facts)
+    what = "built-in recipe runs" if recipe else "steps run"
+    job.event("info", f"The {what} in the image {image.reference} ({exact}).", facts)
     if "PATH" not in job.config["env"]:
         # The image's own search path; the worker's means nothing in there.
         job.env.pop("PATH", None)
+    job.image, job.odoo_argv, job.odoo_addons = facts, tool.odoo, ()
+    writable, helpers = list(SHARED_FOLDERS), [secrets] if secrets.is_dir() else []
+    if recipe:
+        writable += recipe.folders
+        helpers += [job.workdir / name for name in recipe.read_only_folders]
+        helpers += recipe.helpers
+        for name in (*recipe.folders, *recipe.read_only_folders):
+            (job.workdir / name).mkdir(mode=0o700, exist_ok=True)
     sandbox = Sandbox(
         image.id,
-        folders=[job.workdir / name for name in SHARED_FOLDERS],
-        read_only_folders=[secrets] if secrets.is_dir() else [],
+        folders=[job.workdir / name for name in writable],
+        read_only_folders=helpers,
         network=job.config["network"],
         read_only=tool.read_only,
         tmp_size=tool.tmp_size,
@@ -75,3 +101,10 @@ def _contain(job: RunJob, tool: Tool, tools: Tools, secrets: Path) -> dict[str, 
     )
     job.use(tools.docker, tool.limits, sandbox)
     return facts
+
+
+def _credentials(tool: Tool, give_secret: Callable[[str], str]) -> Credentials | None:
+    auth = tool.registry_auth
+    if auth is None:
+        return None
+    return lambda: {"username": auth.username, "password": give_secret(auth.password_secret)}

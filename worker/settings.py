@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ ENV_PREFIX = "ODOOOPS_"
 #: Folder of the folders that are not given.
 HOME = Path("~/.local/share/odooops")
 KINDS = ("daemon", "scheduled")
+STOP_WAYS = ("finish", "handover")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,59}")
 _KEY_PREFIX = re.compile(
@@ -187,6 +189,10 @@ class Settings:
     )
     #: The operator's consent to processes without isolation.
     allow_process: bool = _setting(False, _flag, "run the steps as local processes, not isolated")
+    #: Of all caches of runs on this host; the longest unused go first. 0: no caches.
+    cache_limit_mb: int = _setting(
+        10_240, _number(0, 52_428_800, int), "MiB of caches kept for runs (0: none)"
+    )
     #: Whether to run workflows that name a tool in containers.
     docker: bool = _setting(False, _flag, "run workflows that name a tool in Docker containers")
     #: The engine, on this host as it shares the work directory. Empty: DOCKER_HOST, or the usual.
@@ -218,6 +224,11 @@ class Settings:
     kill_margin_seconds: float = _setting(15.0, _number(1, 60), "safety margin before a lease ends")
     #: From SIGINT to SIGKILL when a run is canceled.
     cancel_grace_seconds: float = _setting(10.0, _number(0, 300), "grace of a canceled run")
+    #: What the first SIGTERM means for running work: let it end, or leave it to the next worker on
+    #: this work directory.
+    on_stop: str = _setting(
+        "finish", _choice(*STOP_WAYS), "what SIGTERM means for running work: finish or handover"
+    )
     #: How long a stopping worker waits for its runs.
     drain_seconds: float = _setting(
         3600.0, _number(0, 86400), "how long to wait for runs at the end"
@@ -231,6 +242,21 @@ class Settings:
     )
     #: Of the worker's own log, on stderr.
     log_level: str = _setting("info", _choice(*LOG_LEVELS), "level of the worker's own log")
+
+    def to_json(self) -> str:
+        """All of it for another process of this worker. It may hold passwords."""
+        return json.dumps(dataclasses.asdict(self), default=lambda path: {"path": str(path)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """The settings ``to_json`` wrote."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, list):
+                return tuple(map(plain, value))
+            return Path(value["path"]) if isinstance(value, dict) else value
+
+        return cls(**{name: plain(value) for name, value in json.loads(text).items()})
 
 
 def option_of(name: str) -> str:

@@ -209,6 +209,11 @@ class ControlPlane(abc.ABC):
         """Requeue or fail the runs whose leases have ended, whoever held them."""
 
     @abc.abstractmethod
+    def index_run_logs(self) -> Mapping[str, Any] | Refused:
+        """Enter words of stored log lines in the search's index; ``lines`` is how many lines it
+        took, 0 when there is nothing to do now."""
+
+    @abc.abstractmethod
     def list_leases(self) -> list[Lease]:
         """All leases that exist now."""
 

@@ -141,12 +141,8 @@ class RpcControlPlane(KernelCalls):
         )
         for pause in (*RETRY_PAUSES, None):
             try:
-                response = self._http.request(
-                    "POST",
-                    self._url,
-                    body=body.encode(),
-                    headers=self._headers(),
-                    timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+                response = self._request(
+                    "POST", self._url, body.encode(), read_seconds=read_seconds
                 )
                 if response.status not in _AWAY:
                     return self._read(response, function)
@@ -163,9 +159,40 @@ class RpcControlPlane(KernelCalls):
             time.sleep(pause * random.uniform(0.8, 1.2))
         raise ControlPlaneUnavailable(f"The control plane cannot be reached: {problem}")
 
-    def _headers(self) -> dict[str, str]:
+    def _request(
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        read_seconds: float = READ_SECONDS,
+    ) -> urllib3.BaseHTTPResponse:
+        """One request; with the token of the file when it is a newer one and ours is refused:
+        the agent renews it, and its runners find it there."""
+
+        def send(token: str) -> urllib3.BaseHTTPResponse:
+            return self._http.request(
+                method,
+                url,
+                body=body,
+                headers={**self._headers(token), **(headers or {})},
+                redirect=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+            )
+
+        used = self._credentials["token"]
+        response = send(used)
+        if response.status != 401:
+            return response
+        current = self._token_file.load()
+        if current["token"] == used:
+            return response
+        self._credentials = current
+        return send(current["token"])
+
+    def _headers(self, token: str) -> dict[str, str]:
         headers = {
-            "Authorization": f"Bearer {self._credentials['token']}",
+            "Authorization": f"Bearer {token}",
             "Content-Type": "application/json",
             "User-Agent": "odooops-worker",
         }
@@ -213,17 +240,19 @@ class RpcControlPlane(KernelCalls):
         :raises ControlPlaneUnavailable: no answer came; whether there was an effect is unknown
         """
         is_ours = url.startswith("/")
-        if is_ours:
-            url, headers = self._base + url, {**self._headers(), **headers}
         try:
-            response = (self._http if is_ours else self._stores).request(
-                "PUT",
-                url,
-                body=data,
-                headers=headers,
-                redirect=False,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=STORE_SECONDS),
-            )
+            if is_ours:
+                url = self._base + url
+                response = self._request("PUT", url, data, headers, STORE_SECONDS)
+            else:
+                response = self._stores.request(
+                    "PUT",
+                    url,
+                    body=data,
+                    headers=headers,
+                    redirect=False,
+                    timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=STORE_SECONDS),
+                )
         except urllib3.exceptions.HTTPError as error:
             # An address is as good as a password while it lives.
             place = urlsplit(url)._replace(query="").geturl()

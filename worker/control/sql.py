@@ -57,13 +57,16 @@ _BROKEN = (psycopg2.OperationalError, psycopg2.InterfaceError)
 
 
 class SqlControlPlane(KernelCalls):
-    """``dsn`` is a libpq connection string; what it leaves out comes from the PG* variables."""
+    """``dsn`` is a libpq connection string; what it leaves out comes from the PG* variables.
 
-    def __init__(self, dsn: str) -> None:
+    ``connections``: so many calls at the same time; more wait.
+    """
+
+    def __init__(self, dsn: str, connections: int = MAX_CONNECTIONS) -> None:
         self._dsn = dsn
         self._idle: list[psycopg2.extensions.connection] = []
         self._lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._slots = threading.BoundedSemaphore(connections)
         self._schema: str | None = None
         self._closed = False
 

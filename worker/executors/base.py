@@ -64,7 +64,7 @@ class Sandbox:
     image: str
     #: folders of the host the container sees, writable, under their own paths
     folders: Sequence[Path] = ()
-    #: the same, read-only
+    #: the same, read-only; files, too
     read_only_folders: Sequence[Path] = ()
     #: a network of its own with a way out; without it there is none but the loopback
     network: bool = False

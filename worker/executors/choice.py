@@ -17,6 +17,8 @@ from .base import ExecutorError, Limits
 #: Labels a worker offers by what it was started with.
 LABELS = {"process": "process", "docker": "docker"}
 _SIZE = re.compile(r"([1-9]\d{0,15})(k|m|g|)", re.IGNORECASE)
+#: As workflows name them, see ``workflow.CONFIG_SCHEMA``.
+SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -38,6 +40,15 @@ def default_limits(settings: Settings) -> Limits:
 
 
 @dataclasses.dataclass(frozen=True)
+class RegistryAuth:
+    """How a tool's image is had from its registry: the password is a secret of the project."""
+
+    username: str
+    #: name of the secret
+    password_secret: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Tool:
     """What a row of the tool registry says, checked."""
 
@@ -47,6 +58,9 @@ class Tool:
     limits: Limits
     read_only: bool = True
     tmp_size: int = 256 << 20
+    #: the command that starts the image's Odoo
+    odoo: tuple[str, ...] = ("odoo",)
+    registry_auth: RegistryAuth | None = None
 
 
 def read_tool(row: Mapping[str, Any], limits: Limits) -> Tool:
@@ -56,6 +70,8 @@ def read_tool(row: Mapping[str, Any], limits: Limits) -> Tool:
     """
     name = f"{row['tool_name']}:{row['version']}"
     config = row.get("config") or {}
+    if not isinstance(config, dict):
+        raise ExecutorError(f"The config of the tool {name} must be an object.")
     unknown = sorted(set(config) - set(_READERS))
     if unknown:
         raise ExecutorError(
@@ -68,9 +84,9 @@ def read_tool(row: Mapping[str, Any], limits: Limits) -> Tool:
             values[key] = _READERS[key](value)
         except ValueError as error:
             raise ExecutorError(f"The setting {key} of the tool {name} {error}.") from error
-    isolation = {key: values.pop(key) for key in ("read_only", "tmp_size") if key in values}
+    own = {key: values.pop(key) for key in _OF_TOOL if key in values}
     changed = dataclasses.replace(limits, **values)
-    return Tool(name, row["docker_image"], row.get("digest") or None, changed, **isolation)
+    return Tool(name, row["docker_image"], row.get("digest") or None, changed, **own)
 
 
 def _size(value: Any) -> int:
@@ -98,6 +114,27 @@ def _truth(value: Any) -> bool:
     return value
 
 
+def _command(value: Any) -> tuple[str, ...]:
+    is_list = isinstance(value, list) and 0 < len(value) <= 50
+    if not is_list or not all(isinstance(word, str) and word for word in value):
+        raise ValueError('must be a list of words, like ["odoo"]')
+    return tuple(value)
+
+
+def _registry_auth(value: Any) -> RegistryAuth:
+    fields = {field.name for field in dataclasses.fields(RegistryAuth)}
+    is_whole = isinstance(value, dict) and set(value) == fields
+    if not is_whole or not all(isinstance(text, str) and text for text in value.values()):
+        raise ValueError("must hold username and password_secret, the name of a secret")
+    if not SECRET_NAME.fullmatch(value["password_secret"]):
+        raise ValueError(
+            "names a password_secret that is no name of a secret (capital letters, digits and _)"
+        )
+    return RegistryAuth(**value)
+
+
+#: Settings that are no limits.
+_OF_TOOL = ("read_only", "tmp_size", "odoo", "registry_auth")
 _READERS: dict[str, Callable[[Any], Any]] = {
     "memory": _size,
     "cpus": _share,
@@ -108,4 +145,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "address_space": _size,
     "read_only": _truth,
     "tmp_size": _size,
+    "odoo": _command,
+    "registry_auth": _registry_auth,
 }

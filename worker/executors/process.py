@@ -33,7 +33,8 @@ from .supervisor import FRAME
 #: Set in the environment of everything an executor starts; finds processes whose supervisor was
 #: killed.
 MARK = "ODOOOPS_MARK"
-_SUPERVISOR = Path(__file__).with_name("supervisor.py")
+#: Read once: after an upgrade the file is another one, or gone.
+_SUPERVISOR = Path(__file__).with_name("supervisor.py").read_bytes()
 _STREAMS = {1: "stdout", 2: "stderr"}
 
 
@@ -70,16 +71,19 @@ class ProcessExecutor(Executor):
         write_private(directory / "spec.json", json.dumps(content))
         with open(directory / "supervisor.log", "wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_SUPERVISOR), str(directory)],
+                [sys.executable, "-I", "-S", "-", str(directory)],
                 cwd="/",
                 env={"PATH": os.defpath},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
         with self._lock:
             self._own[process.pid] = process
+        # It fits into the pipe, so nobody waits here. Who died before reading it is seen by poll.
+        with contextlib.suppress(BrokenPipeError), process.stdin as program:
+            program.write(_SUPERVISOR)
         handle = Handle(self.name, directory, process.pid, _start_time(process.pid) or "")
         write_private(directory / "handle.json", json.dumps(handle.to_dict()))
         return handle

@@ -1,8 +1,8 @@
 """Runs one command for the process executor and outlives the worker that asked for it.
 
-Started as a script, by path, in a session of its own, with one argument: a directory that holds
-``spec.json``. It imports only the standard library and nothing of this package, so that an upgrade
-of the worker cannot pull the rug from under it.
+Its source comes through stdin of a Python in a session of its own, with one argument: a directory
+that holds ``spec.json``. It imports only the standard library and nothing of this package, so that
+an upgrade of the worker cannot pull the rug from under it.
 
 Files in the directory:
 

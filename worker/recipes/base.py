@@ -18,9 +18,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..logs import LogLine
+
+if TYPE_CHECKING:
+    from ..checkout import Checkout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +68,11 @@ class Job(abc.ABC):
     checkout_dir: Path
     #: Commit that was checked out, 40 hex digits; None while there is none.
     commit: str | None
+    #: The same with its message's first line, as ``worker.checkout.fetch`` found it.
+    source: Checkout | None = None
+    #: Facts about the image whose containers the run's processes run in, from now on: tool,
+    #: reference, image_id, digest. None: they run as the worker does.
+    image: Mapping[str, Any] | None = None
     #: Complete environment of the run's processes: PATH, HOME, LANG, TMPDIR, ODOOOPS_*, the
     #: config's env and, when the run has a database, PGHOST, PGPORT, PGUSER, PGPASSWORD,
     #: PGDATABASE. Nothing of the worker's own environment.
@@ -75,6 +83,11 @@ class Job(abc.ABC):
     odoo_argv: Sequence[str]
     #: Addons directories of the Odoo installation beside Odoo's own (setting --odoo-addons).
     odoo_addons: Sequence[Path]
+
+    @property
+    def place(self) -> str:
+        """Where the run's Odoo comes from, for sentences."""
+        return f"the image {self.image['reference']}" if self.image else "the worker"
 
     @abc.abstractmethod
     def step(self, name: str) -> AbstractContextManager[None]:
@@ -154,6 +167,12 @@ class Recipe(abc.ABC):
     needs_database: bool = True
     #: Whether the repository is checked out before ``run``.
     needs_checkout: bool = True
+    #: Of ``Job.workdir``, what a container of the run needs beside its checkout: folders it writes,
+    #: folders it only reads. The worker itself follows no link in what a container may write.
+    folders: Sequence[str] = ()
+    read_only_folders: Sequence[str] = ()
+    #: Files and folders of the worker's own that the run's processes read.
+    helpers: Sequence[Path] = ()
 
     @abc.abstractmethod
     def run(self, job: Job) -> Outcome:

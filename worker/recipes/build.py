@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from .base import Job, Outcome, Recipe
-from .pipeline import Pipeline
+from .pipeline import FOLDERS, HELPERS, READ_ONLY_FOLDERS, Pipeline
 
 
 class BuildRecipe(Recipe):
     """Checks the modules of the repository and installs them with all they depend on."""
 
     workflow_type = "build"
+    folders = FOLDERS
+    read_only_folders = READ_ONLY_FOLDERS
+    helpers = HELPERS
 
     def run(self, job: Job) -> Outcome:
         """Succeed when Odoo says 0 and its database says that every module is installed."""

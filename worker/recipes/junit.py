@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import os
 import re
+import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,8 @@ from pathlib import Path
 #: Characters XML 1.0 cannot hold, not even escaped.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _MAX_TRACEBACK = 20000
+_MAX_BYTES = 256 << 20
+OUTCOMES = ("passed", "failed", "error", "skipped")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,29 +46,41 @@ class TestResult:
 def read_results(path: Path, shorten: Callable[[str], str] = str) -> list[TestResult]:
     """Return the results in a file of JSON lines, [] when there is none.
 
-    A last line that was cut off, because Odoo was killed while writing it, is left out.
+    The run's own code could write it, too, or put something else in its place: no link is
+    followed, and what is no result, such as a last line cut off when Odoo was killed, is left out.
 
     :param shorten: turns paths of the work directory into paths of the repository
     """
-    if not path.is_file():
-        return []
     results: dict[str, TestResult] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _read(path).splitlines():
         try:
-            record = json.loads(line)
-        except ValueError:
+            result = _result(json.loads(line), shorten)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue
         # Odoo may repeat a test; the last result counts.
-        results[record["id"]] = _result(record, shorten)
+        if result.outcome in OUTCOMES:
+            results[result.id] = result
     return list(results.values())
+
+
+def _read(path: Path) -> str:
+    """Return the text of a regular file, its first bytes when it is huge, "" when it is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return ""
+        return stream.read(_MAX_BYTES).decode("utf-8", "replace")
 
 
 def _result(record: dict, shorten: Callable[[str], str]) -> TestResult:
     return TestResult(
-        id=record["id"],
-        module=record["module"],
-        class_name=record["class"],
-        method=record["method"],
+        id=str(record["id"]),
+        module=str(record["module"]),
+        class_name=str(record["class"]),
+        method=str(record["method"]),
         outcome=record["outcome"],
         seconds=float(record.get("seconds") or 0.0),
         message=shorten(record.get("message") or ""),

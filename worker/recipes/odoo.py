@@ -1,4 +1,9 @@
-"""The worker's Odoo, as recipes use it: what it offers, how it is started, why it failed."""
+"""The run's Odoo, as recipes use it: what it offers, how it is started, why it failed.
+
+It is the worker's own, or that of the image in whose containers the run's processes run. Either is
+asked about itself by a command that is loaded from ``RUN_ADDONS``; nothing is taken from where its
+files usually lie.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +28,9 @@ _PROBE_MARK = "odooops_probe:"
 _PROBE_TIMEOUT = 120.0
 _PROBE_LIMIT = 1 << 23
 _MAX_CAUSE = 500
+#: Below the run's work directory: links to the repository's modules, Odoo's configuration, its
+#: data.
+LINKS, CONFIG, DATA = "addons", "config", "data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,10 @@ class Installation:
     python_version: str
     #: folders with the packages of that Python
     packages: tuple[str, ...]
+    #: further folders of packages that its environment names (PYTHONPATH), "" for none
+    python_path: str
+    #: addons folders that its own configuration names
+    addons_path: tuple[str, ...]
     #: installable modules on the addons path: name -> depends
     modules: Mapping[str, Sequence[str]]
     #: missing external dependencies: {module, kind: python | bin, name}
@@ -50,17 +62,23 @@ def link_addons(job: Job, addons: Iterable[Addon]) -> Path:
     Odoo takes a module's name from its folder and separates addons paths by commas; links serve
     repositories of any layout, also those that are one module or have a comma in a folder's name.
     """
-    folder = job.workdir / "addons"
+    folder = job.workdir / LINKS
     folder.mkdir(exist_ok=True)
     for addon in addons:
         (folder / addon.name).symlink_to(addon.path, target_is_directory=True)
     return folder
 
 
-def addons_path(job: Job, links: Path) -> list[str]:
-    """Return the addons path of the run's Odoo: the repository's modules win over all others."""
+def addons_path(job: Job, links: Path, own: Iterable[str] = ()) -> str:
+    """Return the option that gives the run's Odoo its addons.
+
+    The repository's modules win over all others.
+
+    :param own: the folders the installation's own configuration names
+    """
     repository = [links] if any(links.iterdir()) else []
-    return [str(path) for path in (*repository, *job.odoo_addons, RUN_ADDONS)]
+    paths = [str(path) for path in (*repository, *job.odoo_addons, *own, RUN_ADDONS)]
+    return f"--addons-path={','.join(dict.fromkeys(paths))}"
 
 
 def probe(job: Job, links: Path, env: Mapping[str, str]) -> Installation:
@@ -68,9 +86,8 @@ def probe(job: Job, links: Path, env: Mapping[str, str]) -> Installation:
 
     :raises RunError: setup_error when Odoo cannot be started
     """
-    path = ",".join(addons_path(job, links))
     answer = job.capture(
-        [*job.odoo_argv, f"--addons-path={path}", _PROBE_COMMAND],
+        [*job.odoo_argv, addons_path(job, links), _PROBE_COMMAND, str(job.workdir / DATA)],
         env=env,
         timeout=_PROBE_TIMEOUT,
         cwd=job.workdir,
@@ -81,9 +98,10 @@ def probe(job: Job, links: Path, env: Mapping[str, str]) -> Installation:
         for text in answer.stderr.splitlines()[-50:]:
             job.log("error", text)
         words = [text.strip() for text in answer.stderr.splitlines() if text.strip()]
+        where = f" in {job.place}" if job.image else ""
         raise RunError(
             "setup_error",
-            f"Odoo cannot be started by “{' '.join(job.odoo_argv)}”:"
+            f"Odoo cannot be started{where} by “{' '.join(job.odoo_argv)}”:"
             f" {(words or ['no output'])[-1]}",
         )
     data = json.loads(line.removeprefix(_PROBE_MARK))
@@ -93,23 +111,20 @@ def probe(job: Job, links: Path, env: Mapping[str, str]) -> Installation:
         python=data["python"],
         python_version=data["python_version"],
         packages=tuple(data["packages"]),
+        python_path=data["python_path"],
+        addons_path=tuple(data["addons_path"]),
         modules=data["modules"],
         missing=tuple(data["missing"]),
     )
 
 
-def write_config(job: Job, links: Path, options: Mapping[str, object]) -> Path:
-    """Write the run's odoo.conf, for its owner only, since it holds the database's password."""
-    database = job.database
+def write_config(job: Job, options: Mapping[str, object]) -> Path:
+    """Write the run's odoo.conf, for its owner only.
+
+    How the database is reached stands in the environment (``PG*``), which Odoo heeds: in a
+    container its host is another one.
+    """
     settings: dict[str, object] = {
-        "addons_path": ",".join(addons_path(job, links)),
-        "data_dir": str(job.workdir / "data"),
-        "db_name": database.name,
-        "db_host": database.host or False,
-        "db_port": database.port or False,
-        "db_user": database.role,
-        "db_password": database.password,
-        "db_sslmode": getattr(database, "sslmode", "") or "prefer",
         # Below the connection limit of the run's role.
         "db_maxconn": 32,
         "list_db": False,
@@ -119,7 +134,9 @@ def write_config(job: Job, links: Path, options: Mapping[str, object]) -> Path:
     }
     parser = configparser.RawConfigParser()
     parser["options"] = {name: str(value) for name, value in settings.items()}
-    path = job.workdir / "odoo.conf"
+    folder = job.workdir / CONFIG
+    folder.mkdir(exist_ok=True)
+    path = folder / "odoo.conf"
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         parser.write(stream)
@@ -192,8 +209,21 @@ class Causes:
 
 
 def run_odoo(
-    job: Job, config: Path, arguments: Sequence[str], env: Mapping[str, str], causes: Causes
+    job: Job,
+    addons: str,
+    config: Path,
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    causes: Causes,
 ) -> int:
-    """Start Odoo with the run's configuration, ship its output, return its exit code."""
-    argv = [*job.odoo_argv, "-c", str(config), "-d", job.database.name, *arguments]
+    """Start Odoo with the run's configuration, ship its output, return its exit code.
+
+    :param addons: as ``addons_path`` returns it
+    """
+    # Addons and data are no lines of the configuration: an image's environment may name others, and
+    # only options win over it.
+    argv = [
+        *job.odoo_argv, addons, f"--data-dir={job.workdir / DATA}",
+        "-c", str(config), "-d", job.database.name, *arguments,
+    ]  # fmt: skip
     return job.execute(argv, name="Odoo", env=env, cwd=job.workdir, on_line=causes.listen)

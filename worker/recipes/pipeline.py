@@ -12,19 +12,22 @@ from typing import Any
 
 import psycopg2
 
-from ..checkout import describe
 from ..errors import RunError
 from . import addons as addons_room
-from . import requirements
+from . import odoo, requirements
 from .addons import Addon
 from .base import Job, Outcome
-from .odoo import Causes, Installation, link_addons, probe, run_odoo, write_config
+from .odoo import Causes, Installation, addons_path, link_addons, probe, run_odoo, write_config
 
 MANIFEST_KEY = "manifest.json"
 #: What programs and PostgreSQL say when they cannot write any more.
 DISK_FULL = "No space left on device"
 _CHECKER = Path(__file__).resolve().parent / "sources.py"
 _CHECKER_TIMEOUT = 300.0
+#: See ``base.Recipe``.
+FOLDERS = (odoo.DATA, requirements.FOLDER)
+READ_ONLY_FOLDERS = (odoo.LINKS, odoo.CONFIG)
+HELPERS = (odoo.RUN_ADDONS, _CHECKER)
 
 
 @dataclasses.dataclass
@@ -39,6 +42,8 @@ class Pipeline:
     installation: Installation | None = None
     #: {commit, subject, author_date}
     commit: dict[str, str] = dataclasses.field(default_factory=dict)
+    #: name of a module -> checksum of its files
+    checksums: dict[str, str] = dataclasses.field(default_factory=dict)
     #: folder with links to the repository's modules
     links: Path | None = None
     #: what Odoo's environment has beside the job's
@@ -62,7 +67,7 @@ class Pipeline:
         :raises RunError: no_addons, unknown_module, syntax_error, missing_dependency, setup_error
         """
         with self.step("Modules"):
-            self.commit = dataclasses.asdict(describe(self.job))
+            self.commit = dataclasses.asdict(self.job.source)
             self._find_modules()
             self._check_sources()
         files = requirements.requirement_files(self.job.checkout_dir, self.addons)
@@ -76,7 +81,7 @@ class Pipeline:
             self.installation.modules,
             self.installation.series,
         )
-        requirements.require_external(self.installation, names)
+        requirements.require_external(self.installation, names, self.job.place)
 
     def _find_modules(self) -> None:
         job = self.job
@@ -95,24 +100,39 @@ class Pipeline:
         for addon in found.values():
             if addon.problem:
                 job.log("warn", f"Module {addon.name} is left out: {addon.problem}")
+        # Now, before the code of the repository runs and may write into it.
+        self.checksums = self._checksums()
         self._warn_of_versions()
         job.log(
             "info",
-            f"Odoo {self.installation.odoo_version}, Python {self.installation.python_version}",
+            f"Odoo {self.installation.odoo_version}, Python {self.installation.python_version}"
+            f" of {job.place}",
         )
         job.log("info", f"Modules: {', '.join(self.modules)}")
         others = [addon.name for addon in self.addons if addon.name not in self.modules]
         if others:
             job.log("info", f"Needed from the repository: {', '.join(others)}")
 
+    def _checksums(self) -> dict[str, str]:
+        checkout = self.job.checkout_dir.resolve()
+        found = {}
+        for addon in self.addons:
+            if not addon.path.resolve().is_relative_to(checkout):
+                raise RunError(
+                    "setup_error",
+                    f"The folder of module {addon.name} was moved out of the checkout.",
+                )
+            found[addon.name] = addons_room.checksum(addon.path)
+        return found
+
     def _warn_of_versions(self) -> None:
-        """Say when the project, the modules and the worker's Odoo are not of the same series."""
+        """Say when the project, the modules and the run's Odoo are not of the same series."""
         series = self.installation.series
         wanted = self.job.snapshot["project"].get("odoo_version")
         if wanted and wanted != series:
-            message = f"The project is made for Odoo {wanted}, the worker has Odoo {series}."
+            message = f"The project is made for Odoo {wanted}, {self.job.place} has Odoo {series}."
             self.job.log("warn", message)
-            self.job.event("warning", message, {"project": wanted, "worker": series})
+            self.job.event("warning", message, {"project": wanted, "installed": series})
         for addon in self.addons:
             if addon.version.count(".") > 2 and not addon.version.startswith(f"{series}."):
                 self.job.log(
@@ -152,10 +172,11 @@ class Pipeline:
         self, arguments: Sequence[str], options: Mapping[str, object], env: Mapping[str, str]
     ) -> tuple[int, Causes]:
         """Install the modules; return Odoo's exit code and the errors it logged."""
-        config = write_config(self.job, self.links, options)
+        config = write_config(self.job, options)
+        addons = addons_path(self.job, self.links, self.installation.addons_path)
         causes = Causes(self.repository_paths)
         argv = ["-i", ",".join(self.modules), "--stop-after-init", *arguments]
-        return run_odoo(self.job, config, argv, {**self.env, **env}, causes), causes
+        return run_odoo(self.job, addons, config, argv, {**self.env, **env}, causes), causes
 
     def not_installed(self) -> dict[str, str]:
         """Ask the database which modules are not installed: name -> state.
@@ -232,10 +253,11 @@ class Pipeline:
                     "name": addon.name,
                     "version": addon.version,
                     "folder": addon.folder,
-                    "sha256": addons_room.checksum(addon.path),
+                    "sha256": self.checksums[addon.name],
                 }
                 for addon in self.addons
             ],
+            "image": dict(job.image) if job.image else None,
             "odoo_version": self.installation.odoo_version,
             "python_version": self.installation.python_version,
             "postgresql_version": self._postgresql_version(),

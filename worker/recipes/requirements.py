@@ -2,7 +2,8 @@
 
 They go into a virtual environment in the run's work directory that sees the packages of Odoo's
 Python: pip leaves alone what is there, installs beside it what is missing or needed in another
-version, and changes nothing outside the work directory.
+version, and changes nothing outside the work directory. In a container it is the Python of the
+image, which has no network unless the workflow's configuration gives it one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from .base import Job
 from .odoo import Installation
 
 FILE = "requirements.txt"
+#: Below the run's work directory.
+FOLDER = "python"
 
 
 def requirement_files(checkout: Path, addons: Iterable[Addon]) -> list[Path]:
@@ -32,9 +35,10 @@ def install(job: Job, installation: Installation, files: list[Path]) -> dict[str
 
     :raises RunError: missing_dependency with pip's own words
     """
-    folder = job.workdir / "python"
+    folder = job.workdir / FOLDER
     # A virtual environment does not see the packages of another one it was made from.
-    env = {"PYTHONPATH": os.pathsep.join(installation.packages), "PIP_NO_INPUT": "1"}
+    seen = [*installation.packages, *filter(None, [installation.python_path])]
+    env = {"PYTHONPATH": os.pathsep.join(seen), "PIP_NO_INPUT": "1"}
     words: list[str] = []
 
     def listen(line: LogLine) -> None:
@@ -50,13 +54,24 @@ def install(job: Job, installation: Installation, files: list[Path]) -> dict[str
     )
     for argv in commands:
         if job.execute(argv, name="pip", env=env, cwd=files[0].parent, on_line=listen):
+            cause = _cause(words).rstrip(".")
             raise RunError(
                 "missing_dependency",
-                f"The Python packages of {FILE} could not be installed: {_cause(words)}",
+                f"The Python packages of {FILE} could not be installed: {cause}.{_advice(job)}",
             )
     packages = [str(path) for path in folder.glob("lib/python*/site-packages")]
-    given = job.env.get("PYTHONPATH")
+    given = installation.python_path
     return {"PYTHONPATH": os.pathsep.join([*packages, *([given] if given else [])])}
+
+
+def _advice(job: Job) -> str:
+    """Say what a container lacks that pip may have needed."""
+    if not job.image or job.config["network"]:
+        return ""
+    return (
+        f" The run's containers have no network: put the packages into {job.place}, or set"
+        ' "network": true in the workflow\'s configuration.'
+    )
 
 
 def _cause(words: list[str]) -> str:
@@ -66,8 +81,11 @@ def _cause(words: list[str]) -> str:
     return chosen[6:].strip() if errors else chosen
 
 
-def require_external(installation: Installation, modules: Iterable[str]) -> None:
-    """Raise missing_dependency when a module needs a package or a program that is not there."""
+def require_external(installation: Installation, modules: Iterable[str], place: str) -> None:
+    """Raise missing_dependency when a module needs a package or a program that is not there.
+
+    :param place: where the run's Odoo comes from, as ``Job.place``
+    """
     wanted = set(modules)
     missing = [entry for entry in installation.missing if entry["module"] in wanted]
     if not missing:
@@ -77,5 +95,5 @@ def require_external(installation: Installation, modules: Iterable[str]) -> None
     hint = ""
     if any(entry["kind"] == "python" for entry in missing):
         hint = f" A {FILE} in the repository is installed for the run."
-    sentence = f"{'; '.join(needs)}, which the worker's Odoo does not have.{hint}"
+    sentence = f"{'; '.join(needs)}, which the Odoo of {place} does not have.{hint}"
     raise RunError("missing_dependency", sentence[0].upper() + sentence[1:])

@@ -7,17 +7,19 @@ Results come from Odoo's test runner itself (``odoo_addons/odooops_run``), not f
 from __future__ import annotations
 
 import dataclasses
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 from ..junit_report import slowest_of
+from ..ports import free_port
 from .base import Job, Outcome, Recipe
 from .junit import TestResult, counts, read_results, write_junit
 from .odoo import RUN_MODULE
-from .pipeline import Pipeline
+from .pipeline import FOLDERS, HELPERS, READ_ONLY_FOLDERS, Pipeline
 
 JUNIT_KEY = "junit.xml"
+#: Below the run's work directory: what the run's Odoo writes about its tests.
+RESULTS = "results"
 #: Failed tests named in the run's metadata, and those that get an event of their own.
 _MAX_LISTED = 100
 _MAX_EVENTS = 20
@@ -29,6 +31,9 @@ class TestRecipe(Recipe):
 
     __test__ = False  # pytest: this is no test
     workflow_type = "test"
+    folders = (*FOLDERS, RESULTS)
+    read_only_folders = READ_ONLY_FOLDERS
+    helpers = HELPERS
 
     def run(self, job: Job) -> Outcome:
         """Succeed when the modules are installed, tests were run and none failed.
@@ -37,14 +42,15 @@ class TestRecipe(Recipe):
         """
         pipeline = Pipeline(job)
         pipeline.prepare()
-        results_file = job.workdir / "test-results.jsonl"
+        results_file = job.workdir / RESULTS / "tests.jsonl"
+        results_file.parent.mkdir(exist_ok=True)
         tags = job.config.get("env", {}).get("TEST_TAGS")
         tags = tags or ",".join(f"/{module}" for module in pipeline.modules)
         with pipeline.step("Test"):
             exit_code, causes = pipeline.run_odoo(
                 # With =, since a choice of tests may begin with a dash.
                 [f"--test-tags={tags}", f"--load=base,web,{RUN_MODULE}"],
-                {"http_interface": "127.0.0.1", "http_port": _free_port()},
+                {"http_interface": "127.0.0.1", "http_port": free_port()},
                 {"ODOOOPS_TEST_RESULTS": str(results_file)},
             )
             missing = pipeline.not_installed()
@@ -137,10 +143,3 @@ def _without_tests(tags: str, skipped: int, metadata: dict[str, Any]) -> Outcome
         error_message=f"No test was run: {reason}.",
         metadata=metadata,
     )
-
-
-def _free_port() -> int:
-    """Return a loopback port that is free now; Odoo's HTTP tests need one of their own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

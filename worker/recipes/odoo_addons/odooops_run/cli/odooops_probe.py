@@ -1,6 +1,7 @@
-"""The command ``odooops_probe``: what this Odoo installation offers, as JSON."""
+"""The command ``odooops_probe DATA_DIR``: what this Odoo installation offers, as JSON."""
 
 import json
+import os
 import platform
 import shutil
 import site
@@ -14,6 +15,8 @@ from odoo.modules.module import (
     check_python_external_dependency,
     initialize_sys_path,
 )
+from odoo.tools import config
+from odoo.tools.config import configmanager
 
 #: Before the JSON on standard output, which other code may write to as well.
 MARK = "odooops_probe:"
@@ -25,7 +28,11 @@ class OdooopsProbe(Command):
     name = "odooops_probe"
 
     def run(self, args):
-        """Write {odoo_version, series, python, python_version, packages, modules, missing}."""
+        """Write what the worker's ``Installation`` holds."""
+        (data_dir,) = args
+        own = self._own_addons()
+        config["data_dir"] = data_dir
+        config["addons_path"] = [*config["addons_path"], *own]
         initialize_sys_path()
         manifests = Manifest.all_addon_manifests()
         answer = {
@@ -34,6 +41,8 @@ class OdooopsProbe(Command):
             "python": sys.executable,
             "python_version": platform.python_version(),
             "packages": self._package_folders(),
+            "python_path": os.environ.get("PYTHONPATH", ""),
+            "addons_path": own,
             "modules": {
                 manifest.name: list(manifest.raw_value("depends") or ["base"])
                 for manifest in manifests
@@ -47,6 +56,15 @@ class OdooopsProbe(Command):
         }
         answer["modules"]["base"] = []
         sys.stdout.write(f"\n{MARK}{json.dumps(answer)}\n")
+
+    def _own_addons(self):
+        """Return the addons folders that its configuration file and its environment name.
+
+        Odoo has left out what is no folder of addons, and finds its own ones without being told.
+        """
+        installed = configmanager()
+        installed._parse_config([])
+        return installed["addons_path"]
 
     def _package_folders(self):
         """Return the folders of installed packages this Python looks into."""

@@ -1,0 +1,1 @@
+"""`make chaos`: many runs, several workers, everything around them breaking; then a judgement."""
