@@ -74,6 +74,7 @@ from . import test_worker_recipes_results
 from . import test_worker_repository_config
 from . import test_worker_registry
 from . import test_worker_scheduled
+from . import test_worker_script
 from . import test_worker_secrets
 from . import test_worker_services
 from . import test_worker_settings
