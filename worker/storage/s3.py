@@ -374,7 +374,6 @@ class _Joined(io.RawIOBase):
         self._first = first
         self._source = source
 
-    # pylint: disable-next=method-required-super
     def read(self, size: int = -1) -> bytes:
         if self._first:
             first, self._first = self._first, b""
