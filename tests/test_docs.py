@@ -1,5 +1,6 @@
 """Documents say what the code does: tables that stand in both are compared."""
 
+import re
 import shutil
 import subprocess
 import tempfile
