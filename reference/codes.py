@@ -47,9 +47,9 @@ def problems():
         ("code of the JSON-RPC door", door(), set(remedies.DOOR)),
         ("reason to wait", set(waiting()), set(remedies.WAITING)),
     ):
-        found += [f"{what} {name}: write in devtools/reference/remedies.py what to do"
+        found += [f"{what} {name}: write in reference/remedies.py what to do"
                   for name in sorted(made - explained)]  # fmt: skip
-        found += [f"{what} {name}: nothing makes it, remove it from devtools/reference/remedies.py"
+        found += [f"{what} {name}: nothing makes it, remove it from reference/remedies.py"
                   for name in sorted(explained - made)]  # fmt: skip
     return found
 
