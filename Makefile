@@ -15,7 +15,7 @@ help:
 	@echo 'make down    stop it'
 	@echo 'make test    all tests, in a database of their own; make test ARGS="-k lease"'
 	@echo 'make lint    ruff, pylint-odoo, shellcheck'
-	@echo 'make bench   measurements, 15 minutes; make bench ARGS=--quick only tries that they hold'
+	@echo 'make bench   measurements, 30 minutes; make bench ARGS=--quick only tries that they hold'
 	@echo 'make chaos   2,000 runs while everything around them breaks, 15 minutes; ARGS=--quick: 3 minutes'
 	@echo 'make docs    write docs/errors.md, docs/methods.md and docs/settings.md from the code'
 	@echo 'make schema  write docs/schema and prisma/schema.prisma from a fresh database'

@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from ..worker.storage.parts import MAX_PARTS
+from ..worker.storage.uploads import CHECKSUM
 from .protocol import RpcError, value_problem
 
 INT4_MAX = 2**31 - 1
@@ -183,6 +185,24 @@ def log_line(value):
         except ValueError as error:
             raise ValueError(f"hold a line whose timestamp {error}") from error
     return value
+
+
+@means("SHA-256 in lower-case hex")
+def sha256_text(value):
+    if not isinstance(value, str) or not CHECKSUM.fullmatch(value):
+        raise ValueError("must be a SHA-256 in lower-case hex")
+    return value
+
+
+@means("object: a part, with part_number, checksum and tag")
+def upload_part(value):
+    """What a store answered to a part of a file, see models/ops_artifact_upload.py."""
+    json_object(value)
+    return {
+        "part_number": integer(1, MAX_PARTS)(value.get("part_number")),
+        "checksum": sha256_text(value.get("checksum")),
+        "tag": text(100, minimum=0)(value.get("tag", "")),
+    }
 
 
 @means("UUID")

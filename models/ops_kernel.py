@@ -100,7 +100,7 @@ class OpsKernel(models.AbstractModel):
         self.env.cr.execute(
             SQL(
                 "DROP TABLE IF EXISTS public.ops_run_event_row, public.ops_run_log_line,"
-                " public.ops_run_log_words CASCADE"
+                " public.ops_run_log_words, public.ops_run_log_tail CASCADE"
             )
         )
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import odoo.addons
 
-
 ROOT = Path(__file__).resolve().parent.parent
 odoo.addons.__path__.append(str(ROOT / ".local" / "addons"))
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from odoo.fields import Field
 
 from odoo.addons import odooops
+from odoo.addons.odooops.devtools.variables import ARGUMENTS, GIVEN
 from odoo.addons.odooops.models import artifact_store, audit_key, secret_key
 from odoo.addons.odooops.models.res_config_settings import ResConfigSettings
 from odoo.addons.odooops.worker.settings import ENV_PREFIX, HOME, Settings, option_of
 
-from odoo.addons.odooops.devtools.variables import ARGUMENTS, GIVEN
 from .markdown import code, table
 
 ADDON = Path(odooops.__file__).resolve().parent

@@ -14,6 +14,7 @@ from . import test_http_audit
 from . import test_http_explain
 from . import test_http_jsonrpc
 from . import test_http_protocol
+from . import test_http_uploads
 from . import test_http_workers
 from . import test_kernel_audit
 from . import test_kernel_claim
@@ -27,6 +28,7 @@ from . import test_kernel_queue
 from . import test_kernel_state_machine
 from . import test_log_search
 from . import test_log_search_doors
+from . import test_log_tail
 from . import test_models_access
 from . import test_models_console
 from . import test_models_rules
@@ -34,9 +36,11 @@ from . import test_models_schedule
 from . import test_models_secrets
 from . import test_operate
 from . import test_partitions
+from . import test_odoo_lint
 from . import test_prisma
 from . import test_prisma_members
 from . import test_reference
+from . import test_remote_worker
 from . import test_retention
 from . import test_rls_parity
 from . import test_rls_secrets
@@ -54,6 +58,7 @@ from . import test_uninstall
 from . import test_update
 from . import test_worker_adoption
 from . import test_worker_agent
+from . import test_worker_cache
 from . import test_worker_checkout
 from . import test_worker_collect
 from . import test_worker_database
@@ -75,3 +80,4 @@ from . import test_worker_settings
 from . import test_worker_steps
 from . import test_worker_storage
 from . import test_worker_workflow
+from . import test_workflow_examples

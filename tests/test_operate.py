@@ -29,8 +29,8 @@ call("append_run_logs", first_seq=1, lines=[{"level": "info", "message": "hello"
 call("complete_workflow_run", exit_code=0, worker_id="worker", **held)
 assert env["ops.audit.checkpoint"]._make() == 1
 """
-# Everybody may connect until the database is closed; a constraint is spelt another way after a dump;
-# an update makes the views of two actions anew.
+# Everybody may connect until the database is closed; a constraint is spelt another way after a
+# dump; an update makes the views of two actions anew.
 CHANGED = (
     *("rights on the database: ", "rows of ir_act_window_view: "),
     *("constraints: - ops_run ops_run_", "constraints: + ops_run ops_run_"),

@@ -1,9 +1,9 @@
 """The secrets of one run on the worker: asked for, opened, hidden in output, given to the steps.
 
-The control plane hands out sealed values, and only to the worker that holds the run; they are
-opened here with the key file of the setting ``--secrets-key``. Values live in this process's
-memory, in the environment of the run's processes and, for those given as files, in a private
-directory in memory (/dev/shm where there is one), which is removed with the run.
+The control plane hands them out to the worker that holds the run only: over HTTP as they are, over
+SQL sealed, and they are opened here with the key file of the setting ``--secrets-key``. Values live
+in this process's memory, in the environment of the run's processes and, for those given as files,
+in a private directory in memory (/dev/shm where there is one), which is removed with the run.
 """
 
 from __future__ import annotations
@@ -60,10 +60,12 @@ def give(
 
 
 def open_sealed(reply: Mapping[str, Any], key_path: Path | None) -> dict[str, str]:
-    """Name → value of the sealed secrets in the reply of ``run_secrets``.
+    """Name → value of the secrets in the reply of ``run_secrets``, sealed or not.
 
     Raises ``RunError('setup_error')``.
     """
+    if all("value" in secret for secret in reply["secrets"]):
+        return {secret["name"]: secret["value"] for secret in reply["secrets"]}
     if key_path is None:
         raise RunError(
             "setup_error",

@@ -76,7 +76,7 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
     full["retry"] = {"max": int(retry.get("max", 0)), "on": list(retry.get("on", ["worker_lost"]))}
     for key in ("tool", "concurrency_group", "junit", "cancel_grace"):
         full.setdefault(key, None)
-    for key in ("labels", "steps", "artifacts"):
+    for key in ("labels", "steps", "artifacts", "cache"):
         full[key] = list(full.get(key) or [])
     full["secrets"] = [
         {"as": "env", **(item if isinstance(item, Mapping) else {"name": item})}
