@@ -67,7 +67,7 @@ def render():
     return f"""# Troubleshooting by code
 
 Each code is for programs; a sentence for people stands beside it and names the case. Neither a run, nor a refusal, nor an
-answer of the JSON-RPC door has a code that is not listed here.
+answer of the JSON-RPC door has a code that is not listed here. Only who completes a run by a program of their own may give another `error_code`.
 
 ## A run failed
 
