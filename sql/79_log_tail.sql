@@ -49,7 +49,8 @@ BEGIN
 END
 $$;
 
--- The same for workers: to be called again until `lines` is 0. A transaction of its own.
+-- Enter words of log lines, which are stored and found already, in the index of the search. To be called
+-- again until `lines` is 0. Any number of callers; one at a time does the work.
 CREATE FUNCTION index_run_logs() RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$

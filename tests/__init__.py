@@ -35,9 +35,11 @@ from . import test_models_rules
 from . import test_models_schedule
 from . import test_models_secrets
 from . import test_partitions
+from . import test_odoo_lint
 from . import test_prisma
 from . import test_prisma_members
 from . import test_reference
+from . import test_remote_worker
 from . import test_retention
 from . import test_rls_parity
 from . import test_rls_secrets

@@ -20,6 +20,8 @@ from pathlib import Path
 
 import odoo
 
+from ..devtools import embedded
+
 IMAGE = "odooops-test-odoo:19.0"
 #: A module of the image's own addons.
 IMAGE_MODULE = "image_extra"
@@ -135,11 +137,14 @@ def _fill(image):
         }
         image.add_text(f"opt/odoo/odoo/addons/{name}/__manifest__.py", repr(known))
         image.add_text(f"opt/odoo/odoo/addons/{name}/__init__.py", "")
-    binaries = [python, *stdlib.glob("lib-dynload/*.so")]
+    psql = Path(shutil.which("psql", path=f"{embedded.programs()}:{os.environ['PATH']}"))
+    binaries = [python, psql, *stdlib.glob("lib-dynload/*.so")]
     binaries += [path for path in packages.rglob("*.so") if is_packed(path)]
     for name, path in _libraries(binaries, packages).items():
         image.add(path, name)
     image.add_text("usr/bin/odoo", LAUNCHER, 0o755)
+    image.add_text("usr/bin/python3", f'#!/bin/sh\nexec {PYTHON} "$@"\n', 0o755)
+    image.add(psql, "usr/bin/psql")
     image.add_text("etc/odoo/odoo.conf", CONFIG)
     image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__init__.py", "")
     image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__manifest__.py", EXTRA_MANIFEST)

@@ -103,6 +103,22 @@ class TestDockerWorker(DockerCase):
         self.assertEqual(row["error_code"], "worker_lost")
         wait_for(lambda: not self.containers(run_id) and not running("71271"), 30)
 
+    def test_runs_without_a_tool_do_not_need_the_engine(self):
+        if not self.engine.own:
+            self.skipTest("The engine is somebody else's: it cannot be stopped.")
+        steps = [{"name": "Say", "run": "echo here"}]
+        workflow_id = self.make_workflow(steps=steps)
+        self.start_worker("--allow-process")
+        self.wait_status(self.queue(workflow_id), "succeeded")
+        self.engine.own.stop()
+        self.addCleanup(self.engine.own.start)
+        row = self.wait_status(self.queue(workflow_id), "succeeded", "failed")
+        self.assertEqual(row["status"], "succeeded", row)
+        with_tool = self.make_workflow(name="With a tool", tool=self.tool, steps=steps)
+        row = self.wait_status(self.queue(with_tool), "succeeded", "failed")
+        self.assertEqual(row["error_code"], "setup_error")
+        self.assertIn("Docker engine does not answer", row["error_message"])
+
     def test_memory_and_output_limits_of_the_tool_are_told(self):
         steps = [{"name": "Eat", "run": "tail -c 300m /dev/zero"}]
         self.make_tool(IMAGE, version="2", config={"memory": "32m", "output": "100k"})

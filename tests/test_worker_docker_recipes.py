@@ -21,7 +21,7 @@ from .docker_engine import IMAGE, need_engine
 from .odoo_image import IMAGE_MODULE, PYTHON, make_odoo_image
 from .recipe_job import odoo_argv
 from .test_worker_checkout import git
-from .worker_common import DockerCase, left_in
+from .worker_common import DockerCase, KernelCase, left_in
 
 NO_ODOO = "--odoo=/nonexistent/odoo"
 #: Executes a statement in the run's database and prints the first column of what it returns.
@@ -144,7 +144,7 @@ class TestRecipesInContainers(DockerCase):
 
     def test_all_types_run_as_processes(self):
         odoo = f"--odoo={shlex.join(odoo_argv())}"
-        options = super(DockerCase, self).worker_options()
+        options = KernelCase.worker_options(self)
         with patch.object(self, "worker_options", lambda: options):
             rows = self.run_all_types(odoo, env={"PYTHON": sys.executable})
         for name, (_run_id, row) in rows.items():

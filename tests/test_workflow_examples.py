@@ -23,9 +23,10 @@ from ..devtools import demo_repository, embedded
 from ..models import secret_key
 from ..worker import database
 from ..worker.secret_keys import KeyRing
+from .odoo_image import make_odoo_image
 from .recipe_job import odoo_argv
 from .test_worker_checkout import git
-from .worker_common import KernelCase
+from .worker_common import DockerCase, KernelCase
 
 DOCUMENT = Path(odooops.__file__).resolve().parent / "docs" / "workflows.md"
 PREFIX = database.name_prefix("test examples")
@@ -62,6 +63,27 @@ class TestDocument(unittest.TestCase):
         for section, key in (("types", "test"), ("workflows", "Nightly")):
             config = merged("test", {}, Override(key, content[section][key], ""))
             self.assertEqual(config, content[section][key])
+
+
+class TestExamplesInContainers(DockerCase):
+    def test_those_that_name_a_tool_run_in_its_image(self):
+        self.make_tool(make_odoo_image(self.engine.client))
+        repository = demo_repository.build(self.folder / "repository")["path"]
+        with self.environment() as env:
+            env["ops.project"].browse(self.project_id).repository_url = str(repository)
+        runs = {}
+        for name in WORKFLOW_TYPES:
+            config = example(name)
+            if config.get("tool"):
+                config["tool"] = self.tool
+                runs[name] = self.queue(self.make_workflow(f"Example {name}", name, **config))
+        self.assertEqual(set(runs), {"build", "test"})
+        self.work()
+        for name, run_id in runs.items():
+            with self.subTest(type=name):
+                row, messages = self.run_row(run_id), self.messages(run_id)
+                self.assertEqual(row["status"], "succeeded", (row, messages[-30:]))
+                self.assertEqual(row["metadata"]["image"]["tool"], self.tool)
 
 
 @tagged("post_install", "-at_install")

@@ -77,7 +77,8 @@ class Runner:
     def run(self) -> None:
         """Execute the run to its end; then nothing is left of it on this host."""
         settings, docker, problem = self.settings, None, None
-        if settings.docker:
+        # An engine that is away concerns those alone that need it.
+        if settings.docker and self.claim.snapshot.get("tool"):
             try:
                 docker = DockerExecutor(settings.docker_host)
             except ExecutorError as error:

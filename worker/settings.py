@@ -154,8 +154,8 @@ class Settings:
     control_ca: str = _setting("", str, "file with the authority of that Odoo's certificate")
     #: Where the databases of runs are made. Its role needs CREATEDB and CREATEROLE.
     runs_dsn: str = _setting("", str, "libpq connection string of the server for run databases")
-    #: The file store of artifacts; all workers and Odoo must see the same files. Over HTTP, where
-    #: the control plane stores them, it is not used.
+    #: The file store of artifacts; all workers and Odoo must see the same files. Over HTTP it is
+    #: not used, as the control plane stores files then.
     artifacts: Path = _setting(HOME / "artifacts", _path, "folder of the artifact store")
     #: What opens the secrets of projects; without it a run that needs some fails and says so.
     secrets_key: Path | None = _setting(None, _file, "file with the keys of the secrets")
