@@ -103,6 +103,8 @@ class PostgresService:
     def stop(self) -> None:
         """End the server, bring its output into the run's log, remove its files."""
         self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
         if self._handle:
             # SIGINT, the first rung, is PostgreSQL's fast shutdown.
             self._executor.stop(self._handle, STOP_SECONDS / 2)
