@@ -162,12 +162,17 @@ class TestWorkerScript(RemoteCase):
         self.assertEqual(state, [("stopped",)])
 
     def test_what_it_cannot_do_it_says(self):
-        run_id = self.queue_steps("true", database=True)
-        code, said = self.run_once()
-        self.assertEqual(code, 1, said)
-        row = self.run_row(run_id)
-        self.assertEqual(row["error_code"], "setup_error")
-        self.assertIn("worker.sh has no database", row["error_message"])
+        steps = [{"name": "Late", "run": "true", "when": "on_failure"}]
+        late = self.queue(self.make_workflow("Late", steps=steps, labels=[self.slug]))
+        for run_id, words in (
+            (late, "without when"),
+            (self.queue_steps("true", database=True), "worker.sh has no database"),
+        ):
+            code, said = self.run_once()
+            self.assertEqual(code, 1, said)
+            row = self.run_row(run_id)
+            self.assertEqual(row["error_code"], "setup_error")
+            self.assertIn(words, row["error_message"])
 
     def test_it_registers_once_and_finds_its_token_again(self):
         place = str(self.folder / "kept" / "token")

@@ -19,7 +19,8 @@ class OpsRegistrationToken(models.TransientModel):
     hours = fields.Integer("Valid for (hours)", required=True, default=24)
     hosts = fields.Integer("For so many hosts", required=True, default=1)
     token = fields.Char(readonly=True, copy=False)
-    commands = fields.Text("On the Host", compute="_compute_commands")
+    register_command = fields.Char(compute="_compute_commands")
+    work_command = fields.Char(compute="_compute_commands")
 
     @api.depends("token")
     def _compute_commands(self):
@@ -28,9 +29,8 @@ class OpsRegistrationToken(models.TransientModel):
         if len(db_list(force=True)) > 1:
             options += f" --control-database {shlex.quote(self.env.cr.dbname)}"
         for wizard in self:
-            wizard.commands = (
-                f"odooops-worker register {options}\nodooops-worker {options} --allow-process"
-            )
+            wizard.register_command = f"odooops-worker register {options}"
+            wizard.work_command = f"odooops-worker {options} --allow-process"
 
     @api.constrains("hours", "hosts")
     def _check_bounds(self):

@@ -2,8 +2,9 @@
 # worker.sh [--once] [--labels LABELS]
 #
 # A minimal worker, and an example of the protocol: claims one run at a time, executes its steps in a
-# temporary checkout, ships the log, completes with the exit code. It runs plain steps only: no
-# secrets, database, tool, built-in recipe or artifacts. odooops-worker does all of that. Linux.
+# temporary checkout, ships the log, completes with the exit code. It runs plain steps only, one after
+# the other: no secrets, database, services, tool, recipe; and it keeps no artifacts and no caches.
+# odooops-worker does all of that. Linux.
 #
 #   --once           end after one run (exit 1 unless it succeeded), or when nothing waits
 #   --labels LABELS  what this worker offers, with commas between
@@ -156,17 +157,29 @@ checkout() { # CLAIM
         git checkout --quiet --detach FETCH_HEAD
 }
 
+has() { # CLAIM PATH
+    case $(json_read "$2" <<<"$1") in
+        '' | false | '[]' | '{}') return 1 ;;
+    esac
+}
+
 # Why this worker cannot execute the run; nothing when it can.
 problem_of() { # CLAIM
-    local name
-    for name in secrets tool database; do
-        case $(json_read "snapshot.config.$name" <<<"$1") in
-            '' | false | '[]') ;;
-            *) say_problem "worker.sh has no $name"; return ;;
-        esac
+    local name number=0
+    for name in secrets tool database services junit; do
+        has "$1" "snapshot.config.$name" || continue
+        say_problem "worker.sh has no $name"
+        return
     done
-    [[ -n $(json_read snapshot.config.steps.0.run <<<"$1") ]] ||
-        say_problem "worker.sh has no built-in recipes"
+    while has "$1" "snapshot.config.steps.$number.run"; do
+        for name in when needs matrix; do
+            has "$1" "snapshot.config.steps.$number.$name" || continue
+            say_problem "worker.sh runs steps one after the other, without $name"
+            return
+        done
+        number=$((number + 1))
+    done
+    ((number > 0)) || say_problem "worker.sh has no built-in recipes"
 }
 
 say_problem() { printf '%s: give the workflow a label that odooops-worker alone offers.' "$1"; }

@@ -30,7 +30,12 @@ registry.category("web_tour.tours").add("odooops_registration", {
         },
         {
             content: "And so is what to type on the host",
-            trigger: ".o_field_widget[name=commands]:contains(odooops-worker register --control-url http)",
+            trigger:
+                ".o_field_widget[name=register_command]:contains(odooops-worker register --control-url http)",
+        },
+        {
+            content: "And how to start the worker",
+            trigger: ".o_field_widget[name=work_command]:contains(--allow-process)",
         },
         {
             content: "Done",
