@@ -39,7 +39,7 @@ from docker.types import LogConfig, Mount, Ulimit
 from . import docker_images
 from .base import Chunk, Executor, ExecutorError, Handle, Limits, ProcessSpec, ProcessStatus
 from .docker_output import ENTRY_OVERHEAD, OutputStream, open_log
-from .files import write_private
+from .files import read_word, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ WATCHDOG_PATIENCE = 5.0
 _INIT = Path(__file__).with_name("container_init.sh")
 _RELAY = Path(__file__).with_name("relay.py")
 _UNREACHABLE = (docker.errors.DockerException, requests.RequestException)
+_RUNGS = ("SIGINT", "SIGTERM", "SIGKILL")
 _REASONS = ("exited", "stopped", "timeout", "lease", "process_limit", "not_started")
 
 
@@ -380,10 +381,8 @@ class DockerExecutor(Executor):
     def _status(self, handle: Handle, state: _State, found: Mapping[str, Any]) -> ProcessStatus:
         """How a container ended, from what PID 1 wrote and what the engine tells."""
         code = int(found["ExitCode"])
-        try:
-            reason = (handle.directory / "end" / "reason").read_text(errors="replace").strip()
-        except OSError:
-            reason = ""
+        # The step may have written there, too.
+        reason, rung = (read_word(handle.directory / "end" / name) for name in ("reason", "rung"))
         if state.is_over_limit:
             reason = "output_limit"
         elif reason not in _REASONS:
@@ -408,6 +407,8 @@ class DockerExecutor(Executor):
             exit_code=None if number else code,
             signal=number,
             out_of_memory=bool(found["OOMKilled"]) and code != 0 and reason == "exited",
+            # Without a word of the watchdog it was this executor that killed it.
+            rung=rung if rung in _RUNGS else "SIGKILL" if reason == "stopped" else None,
         )
 
     def _unreachable(self, state: _State, error: Exception) -> ProcessStatus | None:
