@@ -5,7 +5,7 @@ ARGS ?=
 export REUSE
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down test lint bench chaos schema prisma spec-gates clean python
+.PHONY: help run up down test lint bench chaos docs schema prisma spec-gates clean python
 
 DEVTOOLS = "$(PYTHON)" -B -m devtools
 
@@ -15,8 +15,9 @@ help:
 	@echo 'make down    stop it'
 	@echo 'make test    all tests, in a database of their own; make test ARGS="-k lease"'
 	@echo 'make lint    ruff, pylint-odoo, shellcheck'
-	@echo 'make bench   measurements, 15 minutes; make bench ARGS=--quick only tries that they hold'
+	@echo 'make bench   measurements, 30 minutes; make bench ARGS=--quick only tries that they hold'
 	@echo 'make chaos   2,000 runs while everything around them breaks, 15 minutes; ARGS=--quick: 3 minutes'
+	@echo 'make docs    write docs/errors.md, docs/methods.md and docs/settings.md from the code'
 	@echo 'make schema  write docs/schema and prisma/schema.prisma from a fresh database'
 	@echo 'make prisma  compile the TypeScript client in prisma/ (needs Node.js 20.19, or fetches one)'
 	@echo 'make spec-gates   whether spec/, docs/ and the schema documents say what is'
@@ -33,7 +34,7 @@ help:
 	@echo 'ODOOOPS_DB   name of the database (odooops)'
 	@echo 'PYTHON       the Python to use (python3)'
 
-run up down test lint bench chaos schema prisma spec-gates clean: python
+run up down test lint bench chaos docs schema prisma spec-gates clean: python
 	@$(DEVTOOLS) $@ $(ARGS)
 
 python:

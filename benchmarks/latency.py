@@ -23,7 +23,7 @@ def waits(site, count):
     db = site.db
     site.fill.set_queued(0)
     ((project, workflow),) = fill.make_projects(db, 1, config=CONFIG, repository_url=None)
-    with tempfile.TemporaryDirectory() as folder, _worker(db.name, Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, worker(db.name, Path(folder)):
         _wait_until(db, f"SELECT count(*) > 0 FROM {db.schema}.live_workers() w WHERE w.host <> ''")
         time.sleep(1)  # a worker that has just begun is still busy with its start
         for _ in range(count):
@@ -43,7 +43,8 @@ def waits(site, count):
 
 
 @contextlib.contextmanager
-def _worker(database, folder):
+def worker(database, folder):
+    """A worker process for the block; its files lie in ``folder``."""
     with (folder / "worker.log").open("wb") as log:
         process = subprocess.Popen(
             [

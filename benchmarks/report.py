@@ -51,6 +51,23 @@ TARGETS = {
         "a page of 500 lines at any offset of a 1 M-line run ≤ 30 ms", "value", most=30
     ),
     "log_search": Target("a rare word in 5 M lines ≤ 200 ms", "value", most=200),
+    "artifact_upload": Target("upload of 2 GB ≥ 0.9 × plain boto3", "ratio", least=0.9),
+    "artifact_download": Target(
+        "download of 2 GB, its SHA-256 known at the end, ≥ 0.9 × plain boto3, which knows none",
+        "ratio", least=0.9,
+    ),
+    "artifact_memory": Target(
+        "memory by which a process grows that stores and fetches 2 GB < 64 MiB", "value", most=64
+    ),
+    "output_lost": Target("50,000 lines/s for 30 s: none is lost", "value", most=0),
+    "output_run": Target(
+        "50,000 lines/s for 30 s: from its start to its end, log stored, the run takes"
+        " ≤ 1.1 × the same run with its output thrown away", "ratio", most=1.1,
+    ),
+    "docker_start": Target(
+        "from the wish to the first instruction in a container ≤ 1.3 × docker run", "ratio",
+        most=1.3,
+    ),
     "crowd_errors": Target(
         "no serialization failure or deadlock seen by 8 workers and 8 enqueuers on one project,"
         " 60 s", "value", most=0,

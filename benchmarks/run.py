@@ -17,18 +17,19 @@ from pathlib import Path
 
 import psycopg2
 
-from . import docs, kernel, latency, log_rows, peers
+from . import docs, kernel, latency, log_rows, peers, worker_rows
 from .database import Database, machine
 from .driver import BenchmarkError, percentile
 from .report import Report, Row
 
-SUBJECTS = ("cycle", "latency", "crowd", "claim", "logs")
+SUBJECTS = ("cycle", "latency", "crowd", "claim", "logs", "output", "artifacts", "docker")
 # A target that names these sizes is judged at these sizes only.
 FULL_FINISHED, FULL_QUEUED, FULL_CROWD_SECONDS = 5_000_000, 100_000, 60
 CYCLES_PER_CELL = 5000
 QUICK = {
     "finished": "0,2000", "queued": "50,300", "seconds": 1, "rounds": 1, "claims": 25,
     "crowd_seconds": 4, "runs": 3, "log_lines": "2000,2000,5000",
+    "output": "5000,2", "artifact_mib": 20, "containers": 3,
 }  # fmt: skip
 
 
@@ -74,12 +75,16 @@ def _options():
     add("--claims", type=int, default=300, help="per round and cell; five rounds")
     add("--crowd-seconds", type=float, default=60)
     add("--runs", type=int, default=100, help="runs whose wait for a worker is measured")
+    add("--output", default="50000,30", help="lines a second that a step prints, and seconds")
+    add("--artifact-mib", type=int, default=2048, help="size of the file that is stored")
+    add("--containers", type=int, default=40, help="that are started each way")
     add("--no-peers", action="store_true", help="leave other queues out")
     add("--write-docs", action="store_true", help="write docs/benchmarks.md and its plots")
     add("--render", action="store_true", help="write them from the results of the last time")
     add("--results", type=Path, default=Path(os.environ.get("ODOOOPS_BENCH_RESULTS", "bench.json")))
     parser.set_defaults(**(QUICK if "--quick" in sys.argv else {}))
     options = parser.parse_args()
+    options.output = [int(number) for number in options.output.split(",")]
     for name in ("finished", "queued", "log_lines"):
         numbers = [int(float(text) * options.scale) for text in getattr(options, name).split(",")]
         setattr(options, name, numbers if name == "log_lines" else sorted(numbers))
@@ -318,6 +323,22 @@ class Bench:
         connection = self.site("work").db.connection
         for row in log_rows.rows(connection, *self.options.log_lines):
             self.add("Log lines", **row)
+
+    # -- the worker -----------------------------------------------------------------------
+
+    def measure_output(self):
+        found = worker_rows.output(self.site("work"), *self.options.output, self.options.rounds)
+        self.report.add_problems("Output of a run", found["problems"])
+        for row in found["rows"]:
+            self.add("Output of a run", **row)
+
+    def measure_artifacts(self):
+        for row in worker_rows.artifacts(self.options.artifact_mib, self.options.rounds):
+            self.add("Artifacts in S3", **row)
+
+    def measure_docker(self):
+        for row in worker_rows.containers(self.options.containers):
+            self.add("Start of a container", **row)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Run:
     lines: int
     status: str
     error_code: str | None
+    error_message: str | None
     epoch: int
     retry_of: int | None
     states: list[str] = field(default_factory=list)
@@ -99,7 +100,7 @@ def read_runs(
     """
     workflows = {flow.id: flow for project in projects for flow in project.workflows}
     rows = db.rows(
-        "SELECT id, workflow_id, status, error_code, epoch, retry_of FROM ops_run"
+        "SELECT id, workflow_id, status, error_code, error_message, epoch, retry_of FROM ops_run"
         " WHERE project_id = ANY(%s) ORDER BY id",
         [project.id for project in projects],
     )

@@ -6,6 +6,7 @@ one promise; `tests/test_chaos.py` breaks each of them in a forged history.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from .history import LOG_KEY, History, Run
@@ -191,7 +192,9 @@ def figures(history: History) -> dict[str, object]:
     causes: dict[str, int] = {}
     for run in runs:
         if run.error_code:
-            causes[run.error_code] = causes.get(run.error_code, 0) + 1
+            # Numbers in it differ from run to run.
+            cause = f"{run.error_code}: {re.sub('[0-9]+', 'N', run.error_message or '')}"
+            causes[cause] = causes.get(cause, 0) + 1
     succeeded = {run.id for run in runs if run.status == "succeeded"}
     wasted = [e for e in history.executions if e.is_complete and e.run_id not in succeeded]
     return {
@@ -199,7 +202,7 @@ def figures(history: History) -> dict[str, object]:
         "runs in all, with those queued anew": len(runs),
         "queued anew": len(again),
         "longest chain": max((len(history.chain(run)) for run in history.queued), default=0),
-        "causes of failure": ", ".join(f"{name} {causes[name]}" for name in sorted(causes)),
+        **{f"failed and queued anew, {cause}": causes[cause] for cause in sorted(causes)},
         "executions seen by witnesses": len(history.executions),
         "executed to the end, not accepted, done again": len(wasted),
         "log lines": sum(len(run.seqs) for run in runs),

@@ -200,6 +200,7 @@ class Storm:
         self.collector.start()
         for worker in self.world.workers:
             worker.start()
+        self._wait_for_workers()
         sampler = Sampler(self.limits)
         self._blow()
         self.world.mend()
@@ -218,6 +219,15 @@ class Storm:
             settled,
             left,
         )
+
+    def _wait_for_workers(self) -> None:
+        """A storm before the first worker lives would break nothing."""
+        count = f"SELECT count(*) FROM {self._schema()}.live_workers()"
+        until = time.monotonic() + PATIENCE
+        while self.line("value", count) < len(self.world.workers):
+            if time.monotonic() > until:
+                raise RuntimeError("the workers do not start; their logs are in .local/chaos/work")
+            time.sleep(0.2)
 
     def facts(self) -> dict[str, object]:
         """What the storm was."""
@@ -252,6 +262,8 @@ class Storm:
         began, number = time.monotonic(), 0
         while True:
             now = time.monotonic() - began
+            for worker in self.world.workers:
+                worker.keep()
             if mending and mending[0][0] <= now:
                 _when, _number, key, mend = heapq.heappop(mending)
                 broken.pop(key)
@@ -272,8 +284,6 @@ class Storm:
             elif now >= seconds and not waiting:
                 return
             else:
-                for worker in self.world.workers:
-                    worker.keep()
                 time.sleep(0.02)
 
     def _tell(self, now: float, blow: schedule.Blow, subject: str) -> None:
@@ -352,8 +362,8 @@ class Storm:
 
 def _subject(kind: str) -> str:
     """What a blow hits: two of one subject do not overlap."""
-    name, _underscore, rest = kind.partition("_")
-    return name if rest else "worker"
+    name = kind.partition("_")[0]
+    return name if name in ("postgres", "store", "docker") else "worker"
 
 
 if __name__ == "__main__":

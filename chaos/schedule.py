@@ -17,6 +17,16 @@ POSTGRES_GAP = 120.0
 #: A lease lasts 60 seconds; what is frozen for longer finds that it has lost everything.
 BEYOND_LEASE = 70.0
 LONG_FREEZES_PER_MINUTE = 0.4
+#: What happens to a worker, and how often beside the others: to its agent alone, to the process of
+#: one of its runs, to the agent and all of them.
+WORKER_BLOWS = {
+    "kill": 3,
+    "kill_runner": 3,
+    "kill_all": 3,
+    "freeze": 2,
+    "freeze_all": 2,
+    "drain": 1,
+}
 
 
 class Blow(NamedTuple):
@@ -40,12 +50,12 @@ def make(seed: int, seconds: float, workers: int, has_docker: bool = True) -> li
         return [part * (number + chance.random()) for number in range(count)]
 
     for at in spread(WORKER_GAP):
-        kind = chance.choices(("kill", "freeze", "drain"), (6, 3, 1))[0]
+        kind = chance.choices(tuple(WORKER_BLOWS), tuple(WORKER_BLOWS.values()))[0]
         blows.append(Blow(at, kind, chance.randrange(workers), chance.uniform(1, 12)))
     for at in spread(60 / LONG_FREEZES_PER_MINUTE):
         # It wakes within the storm, if that lasts so long.
         at *= max(0.0, 1 - (BEYOND_LEASE + 2) / seconds)
-        blows.append(Blow(at, "freeze", chance.randrange(workers), BEYOND_LEASE))
+        blows.append(Blow(at, "freeze_all", chance.randrange(workers), BEYOND_LEASE))
     for at in spread(STORE_GAP):
         kind = chance.choice(("store_freeze", "store_cut", "store_busy"))
         blows.append(Blow(at, kind, 0, chance.uniform(3, 15)))

@@ -74,6 +74,23 @@ class Worker:
         if self._is_wanted and time.monotonic() > self._next_start:
             self.start()
 
+    def runners(self) -> list[int]:
+        """Process ids of its runs, by what they write into their folders."""
+        found = []
+        for path in self.work_dir.glob(".runners/*/awake"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                pid = int(path.read_text().split()[1])
+                # A runner that has ended leaves its number to anybody.
+                if b"odooops_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
+
+    def send_runners(self, number: int, most: int | None = None) -> None:
+        """Signal its runners, or so many of them at most."""
+        for pid in self.runners()[:most]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def runs(self) -> int:
         """How many runs are in its hands, by their folders."""
         try:
@@ -87,6 +104,11 @@ class Worker:
     def send(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
+
+    def thaw(self) -> None:
+        """It and its runners go on."""
+        self.send(signal.SIGCONT)
+        self.send_runners(signal.SIGCONT)
 
     def ask(self) -> None:
         """Ask it to end; nobody starts it again."""
@@ -123,7 +145,12 @@ class World:
         }
         self.engine, self.image, self.no_docker = self._find_engine()
         options, env = self._options(), self._environment(s3_server)
-        self.workers = [Worker(number, folder, options, env) for number in range(workers)]
+        # Asked to end, every other one leaves its runs to the next one.
+        ways = ("finish", "handover")
+        self.workers = [
+            Worker(number, folder, [*options, f"--on-stop={ways[number % 2]}"], env)
+            for number in range(workers)
+        ]
 
     @staticmethod
     def _find_engine() -> tuple[Any, str | None, str]:
@@ -185,11 +212,18 @@ class World:
         if kind.startswith("docker_"):
             return self._break_docker(kind)
         worker = self.workers[target]
-        if kind == "freeze":
+        if kind in ("freeze", "freeze_all"):
             worker.send(signal.SIGSTOP)
-            return lambda: worker.send(signal.SIGCONT)
-        if kind == "kill":
+            if kind == "freeze_all":
+                worker.send_runners(signal.SIGSTOP)
+            return worker.thaw
+        if kind == "kill_runner":
+            worker.send_runners(signal.SIGKILL, 1)
+            return lambda: None
+        if kind in ("kill", "kill_all"):
             worker.end(signal.SIGKILL)
+            if kind == "kill_all":
+                worker.send_runners(signal.SIGKILL)
             return worker.start
         if kind == "drain":
             worker.ask()
@@ -238,13 +272,15 @@ class World:
             if self.engine.own.process.poll() is not None:
                 self.engine.own.start(live_restore=True)
         for worker in self.workers:
-            worker.send(signal.SIGCONT)
+            worker.thaw()
             worker.start()
 
     def close(self) -> None:
         """End workers and servers; the folder and PostgreSQL are whose who made them."""
         for worker in self.workers:
             worker.end()
+            # They have sessions of their own, and would go on until their leases end.
+            worker.send_runners(signal.SIGKILL)
         self.store.thaw()
         self.store.stop()
         if self.engine:
@@ -270,7 +306,8 @@ class World:
             found += [f"{name[:3]} {value}" for (value,) in rows]
         for worker in self.workers:
             if worker.work_dir.is_dir():
-                found += [f"the folder {path.name}" for path in worker.work_dir.iterdir()]
+                paths = (*worker.work_dir.iterdir(), *worker.work_dir.glob(".runners/*"))
+                found += [f"the folder {path.name}" for path in paths if path.name != ".runners"]
         if self.engine:
             for container in self.engine.client.containers(all=True):
                 found.append(f"the container {container['Names'][0]}")

@@ -80,7 +80,7 @@ def answer_get(answer):
     asked = request.httprequest
     if asked.method not in ("GET", "HEAD"):
         error = RpcError("method_not_allowed", "This address takes GET only.")
-        return _refuse(error, [("Allow", "GET, HEAD")])
+        return make_refusal(error, [("Allow", "GET, HEAD")])
     try:
         if has_bearer():
             authenticate()
@@ -90,11 +90,14 @@ def answer_get(answer):
             return request.redirect(f"/web/login?redirect={quote(asked.full_path.rstrip('?'))}")
         return answer()
     except RpcError as error:
-        return _refuse(error)
+        return make_refusal(error)
 
 
-def _refuse(error, headers=None):
+def make_refusal(error, headers=None, status=None):
+    """An RpcError as an answer outside JSON-RPC."""
     document = {"success": False, "code": error.code, "error": error.message}
+    if status:
+        return make_response(document, status)
     return make_error_response(document, error, headers)
 
 

@@ -16,7 +16,7 @@ from ..models.ops_kernel import KernelRefusal
 from . import protocol
 from .authentication import authenticate, authenticate_worker
 from .dispatcher import RETRIED, internal_error, make_error_response, make_response
-from .methods import PEOPLE, TOKENS, WORKERS
+from .methods import PEOPLE, TOKENS, UPLOADS, WORKERS
 from .parameters import check_parameters
 from .protocol import RpcError
 from .workers import execute_for_worker
@@ -83,7 +83,8 @@ def _check_batch(items):
     }
     # A lock taken in the request's transaction would block the worker's method, which runs in
     # another one, for ever; and Odoo may repeat the former but must not repeat the latter.
-    if methods & WORKERS.keys() and methods & (PEOPLE.keys() | TOKENS.keys()):
+    of_workers = WORKERS.keys() | UPLOADS.keys()
+    if methods & of_workers and methods & (PEOPLE.keys() | TOKENS.keys()):
         raise RpcError(
             "invalid_request", "A batch must not mix the methods of workers with the others."
         )
@@ -112,7 +113,7 @@ def _answer(item, idempotency_key=None):
 
 def _execute(call, idempotency_key):
     token = request.ops_worker_token
-    if call.method not in PEOPLE.keys() | WORKERS.keys() | TOKENS.keys():
+    if call.method not in PEOPLE.keys() | WORKERS.keys() | UPLOADS.keys() | TOKENS.keys():
         raise RpcError("unknown_method", f"There is no method {call.method[:80]!r}.")
     try:
         if call.method in PEOPLE:

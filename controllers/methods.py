@@ -7,12 +7,15 @@
 of its own. They act on every project, so only a worker token or a platform administrator's key
 may call them.
 
+``UPLOADS``: for workers, too; methods of Odoo's that the kernel does not have.
+
 ``TOKENS``: how a host gets and keeps its worker token.
 """
 
 from ..models.ops_run import TRIGGERS
 from ..models.ops_workflow import WORKFLOW_TYPES
 from ..models.statuses import STATUSES
+from ..worker.storage.parts import MAX_PARTS
 from .parameters import (
     INT4_MAX,
     INT8_MAX,
@@ -26,8 +29,10 @@ from .parameters import (
     one_or_more_of,
     optional,
     required,
+    sha256_text,
     text,
     timestamp,
+    upload_part,
     uuid_text,
 )
 
@@ -45,6 +50,10 @@ PAGE = {"cursor": optional(text(200, minimum=0)), "limit": optional(integer(1, 5
 RUN = {"run_id": required(ID)}
 HELD_RUN = {**RUN, "epoch": required(EPOCH)}
 HOLDER = {"worker_id": optional(WORKER_ID), "epoch": optional(EPOCH)}
+
+ARTIFACT = {**HELD_RUN, "artifact_key": required(text(512))}
+CHECKSUM = sha256_text
+UPLOAD_ID = text(1000)
 
 PEOPLE = {
     "queue_run": {
@@ -173,7 +182,34 @@ WORKERS = {
     "run_secrets": {**HELD_RUN, "worker_id": required(WORKER_ID)},
     "release_run": {**RUN, **HOLDER},
     "reap_lost_runs": {},
+    "index_run_logs": {},
     "list_leases": {},
+}
+# Uploads of workers without a store of their own, in this order: each is a method of the model
+# ops.artifact.upload.
+UPLOADS = {
+    "begin_artifact_upload": {
+        **ARTIFACT,
+        "content_type": optional(text(255)),
+        "size_bytes": optional(integer(0, INT8_MAX)),
+        "checksum": optional(CHECKSUM),
+    },
+    "sign_artifact_part": {
+        **ARTIFACT,
+        "upload_id": required(UPLOAD_ID),
+        "part_number": required(integer(1, MAX_PARTS)),
+        "size_bytes": required(integer(1, INT8_MAX)),
+        "checksum": required(CHECKSUM),
+    },
+    "complete_artifact_upload": {
+        **ARTIFACT,
+        "size_bytes": required(integer(0, INT8_MAX)),
+        "checksum": required(CHECKSUM),
+        "upload_id": optional(UPLOAD_ID),
+        "parts": optional(list_of(upload_part, MAX_PARTS)),
+        "tag": optional(text(100, minimum=0)),
+    },
+    "abort_artifact_upload": {**ARTIFACT, "upload_id": required(UPLOAD_ID)},
 }
 # What a host does with its token, see models/ops_worker_token.py: method of the model, kind of the
 # token, parameters.

@@ -9,6 +9,8 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from ..worker.storage.parts import MAX_PARTS
+from ..worker.storage.uploads import CHECKSUM
 from .protocol import RpcError, value_problem
 
 INT4_MAX = 2**31 - 1
@@ -74,7 +76,18 @@ def check_parameters(parameters, given):
     return arguments
 
 
+def means(words):
+    """Say in words what a check takes; the reference of the methods is made from them."""
+
+    def decorate(check):
+        check.means = words
+        return check
+
+    return decorate
+
+
 def integer(minimum=1, maximum=INT4_MAX):
+    @means(f"whole number, {minimum} to {maximum}")
     def check(value):
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError("must be a whole number")
@@ -88,6 +101,7 @@ def integer(minimum=1, maximum=INT4_MAX):
 def text(maximum, minimum=1):
     """A string by its number of characters."""
 
+    @means(f"text of {minimum} to {maximum} characters")
     def check(value):
         if not isinstance(value, str):
             raise ValueError("must be a string")
@@ -99,6 +113,7 @@ def text(maximum, minimum=1):
 
 
 def one_of(*values):
+    @means(f"one of {', '.join(values)}")
     def check(value):
         if not isinstance(value, str) or value not in values:
             raise ValueError(f"must be one of {', '.join(values)}")
@@ -108,6 +123,7 @@ def one_of(*values):
 
 
 def list_of(check_item, maximum):
+    @means(f"list of at most {maximum}; each {check_item.means}")
     def check(value):
         if not isinstance(value, list):
             raise ValueError("must be a list")
@@ -122,24 +138,28 @@ def one_or_more_of(*values):
     """A string or a list of them; the method gets a list."""
     many = list_of(one_of(*values), len(values))
 
+    @means(f"one of {', '.join(values)}, or a list of them")
     def check(value):
         return many([value] if isinstance(value, str) else value)
 
     return check
 
 
+@means("true or false")
 def boolean(value):
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
 
 
+@means("object")
 def json_object(value):
     if not isinstance(value, dict):
         raise ValueError("must be an object")
     return value
 
 
+@means(f"time in ISO 8601 with an offset, in the years {FIRST_YEAR} to {LAST_YEAR}")
 def timestamp(value):
     """ISO 8601 with an offset."""
     try:
@@ -155,6 +175,7 @@ def timestamp(value):
     return moment
 
 
+@means("object: a line")
 def log_line(value):
     """A line for the kernel, which says the rest; its time must be one that everybody can read."""
     json_object(value)
@@ -166,6 +187,25 @@ def log_line(value):
     return value
 
 
+@means("SHA-256 in lower-case hex")
+def sha256_text(value):
+    if not isinstance(value, str) or not CHECKSUM.fullmatch(value):
+        raise ValueError("must be a SHA-256 in lower-case hex")
+    return value
+
+
+@means("object: a part, with part_number, checksum and tag")
+def upload_part(value):
+    """What a store answered to a part of a file, see models/ops_artifact_upload.py."""
+    json_object(value)
+    return {
+        "part_number": integer(1, MAX_PARTS)(value.get("part_number")),
+        "checksum": sha256_text(value.get("checksum")),
+        "tag": text(100, minimum=0)(value.get("tag", "")),
+    }
+
+
+@means("UUID")
 def uuid_text(value):
     try:
         return str(uuid.UUID(value))

@@ -4,8 +4,9 @@ from contextlib import suppress
 
 from odoo.http import request
 
+from ..models.ops_artifact_upload import UploadRefused
 from .dispatcher import BUSY, RETRIED
-from .methods import MASKED, ROWS, TOKENS, WORKERS
+from .methods import MASKED, ROWS, TOKENS, UPLOADS, WORKERS
 from .parameters import check_parameters
 from .protocol import RpcError
 
@@ -26,14 +27,35 @@ def execute_for_worker(token, method, params):
         raise RpcError(
             "forbidden", "A registration token is exchanged for a worker token and opens no more."
         )
-    arguments = check_parameters(WORKERS[method], params)
+    arguments = check_parameters({**WORKERS, **UPLOADS}[method], params)
     if token:
-        _check_own(token, method, arguments)
-    kernel = request.env["ops.kernel"]
+        check_own(token, method, arguments)
+    try:
+        return _execute(token, method, arguments)
+    except UploadRefused as refusal:
+        return refusal.reply
+
+
+def _execute(token, method, arguments):
+    uploads = request.env["ops.artifact.upload"].sudo()
+    if method in UPLOADS:
+        return getattr(uploads, f"_{method}")(**arguments)
+    if token and method == "add_run_artifact":
+        uploads._check_record(**arguments)
     if method in ROWS:
-        return {"success": True, ROWS[method]: kernel._rows_committed(method, **arguments)}
+        rows = request.env["ops.kernel"]._rows_committed(method, **arguments)
+        return {"success": True, ROWS[method]: rows}
     if method in MASKED:
         arguments = request.env["ops.secret"].sudo()._mask(arguments["run_id"], arguments)
+    reply = _call_kernel(method, arguments)
+    if token and method == "run_secrets" and reply["success"]:
+        # A person's key, an administrator's too, gets no value: nobody reads a secret back.
+        return request.env["ops.secret"].sudo()._open_for_worker(reply)
+    return reply
+
+
+def _call_kernel(method, arguments):
+    kernel = request.env["ops.kernel"]
     for _retry in range(MAX_TRIES - 1):
         with suppress(*RETRIED):
             return kernel._call_committed(method, **arguments)
@@ -52,7 +74,7 @@ def _execute_for_token(token, method, params):
     return getattr(token, name)(**arguments)
 
 
-def _check_own(token, method, arguments):
+def check_own(token, method, arguments):
     """A worker token acts for the workers that registered with it, not for others."""
     if method == "register_worker":
         # The kernel refuses an identity that came with another token.

@@ -11,6 +11,7 @@ from . import ops_run_event
 from . import ops_run_log
 from . import ops_run_artifact
 from . import ops_artifact_keeper
+from . import ops_artifact_upload
 from . import ops_upgrade_advisory
 from . import ops_audit_checkpoint
 from . import ops_audit_expiry

@@ -14,6 +14,7 @@ from odoo.tools import config
 
 from ..worker.storage.base import StorageError
 from ..worker.storage.filesystem import FilesystemStore
+from ..worker.storage.filesystem_uploads import FilesystemUploads
 
 PARAMETERS = ("bucket", "prefix", "endpoint", "region", "path_style", "ca_bundle")
 
@@ -54,6 +55,18 @@ def open_store(env, kind):
     if not parameters:
         raise StorageError("No S3 bucket is set up: Settings, OdooOps, Artifacts.")
     return open_bucket(parameters)
+
+
+def open_uploads(env):
+    """The way into the store for workers that have none: the bucket where one is set up.
+
+    :raise StorageError: its settings are wrong
+    """
+    if s3_parameters(env):
+        from ..worker.storage.s3_uploads import S3Uploads  # as below
+
+        return S3Uploads(open_store(env, "s3"))
+    return FilesystemUploads(open_store(env, "filesystem"))
 
 
 def open_bucket(parameters):

@@ -69,10 +69,12 @@ class OpsApi(models.AbstractModel):
 
     @api.model
     def _cancel_run(self, run_id, reason=None):
+        """End a run; a running one is stopped by its worker."""
         return self._visible("ops.run", run_id).cancel(reason)
 
     @api.model
     def _retry_run(self, run_id):
+        """A new run with the snapshot of the old one."""
         run = self._visible("ops.run", run_id).restart()
         return {
             "success": True,
@@ -86,11 +88,13 @@ class OpsApi(models.AbstractModel):
 
     @api.model
     def _explain_wait(self, run_id):
+        """Why a queued run still waits."""
         run = self._visible("ops.run", run_id)
         return self.env["ops.kernel"]._call_or_raise("explain_wait", run_id=run.id)
 
     @api.model
     def _verify_events(self, run_id):
+        """Compute the event chain of a run again, and say what does not fit."""
         run = self._visible("ops.run", run_id)
         problems = self.env["ops.kernel"]._rows("verify_events", run_id=run.id)
         return {"valid": not problems, "events": run._count_events(), "problems": problems}
@@ -126,6 +130,7 @@ class OpsApi(models.AbstractModel):
 
     @api.model
     def _list_projects(self, status="active", cursor=None, limit=PAGE_SIZE):
+        """Projects of which one is a member; a platform administrator sees all."""
         domain = Domain("active", "=", status == "active")
         return self._page("projects", domain, cursor, limit)
 
@@ -133,6 +138,7 @@ class OpsApi(models.AbstractModel):
     def _list_workflows(
         self, project=None, workflow_type=None, enabled=None, cursor=None, limit=PAGE_SIZE
     ):
+        """Workflows of the projects that one sees."""
         domain = self._in_project("project_id", project)
         if workflow_type:
             domain &= Domain("workflow_type", "=", workflow_type)
@@ -142,6 +148,7 @@ class OpsApi(models.AbstractModel):
 
     @api.model
     def _get_run(self, run_id, artifacts=False):
+        """One run with its snapshot."""
         run = self._visible("ops.run", run_id)
         row = self._rows("runs", run.ids)[0]
         if artifacts:
@@ -162,6 +169,7 @@ class OpsApi(models.AbstractModel):
 
     @api.model
     def _read_run_logs(self, run_id, after=0, limit=LOG_PAGE_SIZE, levels=None, step=None):
+        """Lines of a run behind one that was seen, and whether there will be more."""
         return self._visible("ops.run", run_id).read_log(after, limit, levels=levels, step=step)
 
     @api.model
@@ -191,6 +199,7 @@ class OpsApi(models.AbstractModel):
 
     @api.model
     def _list_artifacts(self, run_id, cursor=None, limit=PAGE_SIZE):
+        """The artifacts of a run."""
         run = self._visible("ops.run", run_id)
         answer = self._page("run_artifacts", Domain("run_id", "=", run.id), cursor, limit)
         return {"artifacts": answer["run_artifacts"], "next_cursor": answer["next_cursor"]}

@@ -178,7 +178,7 @@ class OpsAuditCheckpointProject(models.Model):
     _log_access = False
 
     checkpoint_id = fields.Many2one(
-        "ops.audit.checkpoint", required=True, readonly=True, ondelete="restrict"
+        "ops.audit.checkpoint", required=True, readonly=True, ondelete="restrict", index=True
     )
     project_id = fields.Many2one(
         "ops.project", required=True, readonly=True, ondelete="restrict", index=True

@@ -18,7 +18,9 @@ class OpsDemo(models.AbstractModel):
         """
         repository = os.environ.get("ODOOOPS_DEMO_REPOSITORY")
         project = self.env.ref("odooops.ops_project_demo")
-        if not repository or project.run_ids:
+        if not repository or self.env["ops.run"].search_count(
+            [("project_id", "=", project.id)], limit=1
+        ):
             return
         project.repository_url = repository
         self.env.ref("odooops.ops_workflow_demo_build").queue_run(git_ref="main")

@@ -27,7 +27,9 @@ SQL_FOLDER = Path(__file__).parent.parent / "sql"
 # These name the schema public in full and use nothing of the kernel's.
 HISTORY_FILES = ("11_history.sql", "23_history_views.sql")
 SCHEMA_COMMENT = "OdooOps kernel: functions and views; made by the addon, do not edit"
-SCHEMA_NAMES = ("ops", "odooops")
+# The first that is free and is not the name of Odoo's role: to PostgreSQL, whose search_path begins
+# with "$user", that schema would be the one Odoo's tables lie in.
+SCHEMA_NAMES = ("ops", "odooops", "odooops_kernel")
 FUNCTION_NAME = re.compile(r"^[a-z][a-z_]*$")
 # Parameters of type text[]; every other list or dict is jsonb.
 ARRAY_PARAMETERS = {"labels", "levels"}
@@ -98,7 +100,7 @@ class OpsKernel(models.AbstractModel):
         self.env.cr.execute(
             SQL(
                 "DROP TABLE IF EXISTS public.ops_run_event_row, public.ops_run_log_line,"
-                " public.ops_run_log_words CASCADE"
+                " public.ops_run_log_words, public.ops_run_log_tail CASCADE"
             )
         )
 
@@ -114,19 +116,24 @@ class OpsKernel(models.AbstractModel):
         return rows[0][0] if rows else None
 
     def _create_schema(self):
-        """Create ``ops``, or ``odooops`` where ``ops`` is somebody else's already."""
+        """Create ``ops``, or one of the other names where ``ops`` is somebody else's already."""
         taken = {
             name
             for (name,) in self.env.execute_query(
-                SQL("SELECT nspname FROM pg_namespace WHERE nspname = ANY(%s)", list(SCHEMA_NAMES))
+                SQL(
+                    "SELECT nspname::text FROM pg_namespace WHERE nspname = ANY(%s)"
+                    " UNION SELECT current_user::text",
+                    list(SCHEMA_NAMES),
+                )
             )
         }
         schema = next((name for name in SCHEMA_NAMES if name not in taken), None)
         if schema is None:
             raise UserError(
                 self.env._(
-                    "This database has schemas named ops and odooops that OdooOps did not make."
-                    " Rename one of them and install again."
+                    "OdooOps needs a schema of its own named %s, and this database has such schemas"
+                    " that OdooOps did not make. Rename one of them and install again.",
+                    ", ".join(SCHEMA_NAMES),
                 )
             )
         if schema != SCHEMA_NAMES[0]:

@@ -87,7 +87,6 @@ class OpsProject(models.Model):
     )
     membership_ids = fields.One2many("ops.project.membership", "project_id")
     workflow_ids = fields.One2many("ops.workflow", "project_id")
-    run_ids = fields.One2many("ops.run", "project_id")
     my_role = fields.Selection(ROLES, compute="_compute_my_role")
     can_manage = fields.Boolean(compute="_compute_can")
     can_archive = fields.Boolean(compute="_compute_can")

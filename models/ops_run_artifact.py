@@ -25,7 +25,9 @@ class OpsRunArtifact(models.Model):
     _order = "run_id.id desc, artifact_key"
     _rec_name = "artifact_key"
 
-    run_id = fields.Many2one("ops.run", required=True, readonly=True, ondelete="restrict")
+    run_id = fields.Many2one(
+        "ops.run", required=True, readonly=True, ondelete="restrict", index=True
+    )
     artifact_key = fields.Char("Name", required=True, readonly=True)
     artifact_url = fields.Char("Place", required=True, readonly=True)
     checksum = fields.Char("SHA-256", required=True, readonly=True)

@@ -3,12 +3,16 @@
 The model reads a view, as ``ops_run_event.py`` says.
 """
 
+import time
+
 from odoo import api, fields, models
 from odoo.exceptions import UserError
 from odoo.tools import SQL
 
 from .ops_kernel import KernelRefusal
 
+# Odoo ends a scheduled action at limit_time_real, 120 s where nobody has set it.
+INDEX_BUDGET_SECONDS = 30
 LOG_LEVELS = [("debug", "Debug"), ("info", "Info"), ("warn", "Warning"), ("error", "Error")]
 
 
@@ -223,8 +227,12 @@ class OpsRunLog(models.Model):
         ((last_seq, *counts),) = self.env.execute_query(
             SQL(
                 "SELECT coalesce(max(last_seq), 0), sum(debug_lines), sum(info_lines),"
-                " sum(warn_lines), sum(error_lines) FROM ops_run_log_words WHERE %s",
-                self._in_run(run_id),
+                " sum(warn_lines), sum(error_lines) FROM ("
+                " SELECT last_seq, debug_lines, info_lines, warn_lines, error_lines"
+                " FROM ops_run_log_words WHERE %(run)s UNION ALL"
+                " SELECT last_seq, debug_lines, info_lines, warn_lines, error_lines"
+                " FROM ops_run_log_tail WHERE %(run)s) b",
+                run=self._in_run(run_id),
             )
         )
         levels = zip((level for level, _label in LOG_LEVELS), counts, strict=True)
@@ -253,3 +261,12 @@ class OpsRunLog(models.Model):
             if begun:
                 begun[-1]["seconds"] = row["seconds"]
         return steps
+
+    @api.model
+    def _cron_index(self):
+        """Scheduled action: enter the words of lines whose workers are gone. What does not fit into
+        its time waits for the next; searches read it meanwhile."""
+        kernel, deadline = self.env["ops.kernel"], time.monotonic() + INDEX_BUDGET_SECONDS
+        while kernel._call_committed("index_run_logs")["lines"]:
+            if time.monotonic() > deadline:
+                return

@@ -234,6 +234,35 @@ class OpsSecret(models.Model):
         )
         return reply["success"]
 
+    # -- giving values to workers that come through Odoo ----------------------------------
+
+    @api.model
+    def _open_for_worker(self, reply):
+        """The kernel's reply to ``run_secrets`` with values in the place of sealed ones.
+
+        For a worker token only: its worker holds the run, and needs no copy of the key file.
+        What cannot be opened is refused, by name.
+        """
+        opened = []
+        try:
+            ring = secret_key.load(self.env.cr.dbname) if reply["secrets"] else None
+        except (SecretKeyError, UserError) as error:
+            _logger.warning("no secrets for workers: %s", error)
+            return self._not_opened("The control plane has no key for the secrets of projects.")
+        for secret in reply["secrets"]:
+            name, environment = secret["name"], secret["environment"]
+            context = context_of(reply["project_id"], name, environment)
+            try:
+                value = ring.open(secret["key_id"], b64decode(secret["sealed"]), context)
+            except SecretKeyError as error:
+                return self._not_opened(f"The secret {name} {error}.")
+            opened.append({"name": name, "environment": environment, "value": value})
+        return {**reply, "secrets": opened}
+
+    @staticmethod
+    def _not_opened(sentence):
+        return {"success": False, "code": "secret_unreadable", "error": sentence}
+
     # -- masking what workers send through Odoo, see controllers/jsonrpc.py ----------------
 
     @api.model

@@ -97,6 +97,37 @@ class OpsSqlRole(models.AbstractModel):
                     self.env.cr.execute(statement)
 
     @api.model
+    def _drop_unused(self):
+        """Drop our roles on which nothing hangs any more, in no database of the server, and which
+        nobody else is a member of. A role that Odoo's may not drop stays, too.
+
+        In this transaction, so that a removal that fails leaves them.
+        """
+        rows = self.env.execute_query(
+            SQL(
+                "SELECT r.rolname FROM pg_roles r WHERE r.rolname = ANY(%s)"
+                " AND starts_with(shobj_description(r.oid, 'pg_authid'), %s)"
+                # Since version 16 a membership is such an object itself: looked at below.
+                " AND NOT EXISTS (SELECT FROM pg_shdepend d WHERE d.refobjid = r.oid"
+                "  AND d.refclassid = 'pg_authid'::regclass"
+                "  AND d.classid <> 'pg_auth_members'::regclass)"
+                # Since then whoever makes a role is a member by that, too.
+                " AND NOT EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles u ON u.oid = m.member"
+                "  WHERE m.roleid = r.oid AND u.rolname <> current_user)",
+                [role.name for role in SQL_ROLES],
+                MARK,
+            )
+        )
+        for (name,) in rows:
+            try:
+                with self.env.cr.savepoint(flush=False):
+                    self.env.cr.execute(
+                        SQL("DROP ROLE %s", SQL.identifier(name)), log_exceptions=False
+                    )
+            except (errors.InsufficientPrivilege, errors.DependentObjectsStillExist) as error:
+                _logger.info("The database role %s stays: %s", name, error)
+
+    @api.model
     def _states(self):
         """Per role: ``ready``, or what is in the way.
 

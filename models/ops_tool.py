@@ -1,6 +1,11 @@
 """The tool registry: the images workflows run in, by name and version."""
 
 from odoo import api, fields, models
+from odoo.exceptions import ValidationError
+
+from ..worker.executors.base import ExecutorError, Limits
+from ..worker.executors.choice import read_tool
+from .json_text import from_text, to_text
 
 
 class OpsTool(models.Model):
@@ -15,6 +20,13 @@ class OpsTool(models.Model):
         help="sha256:… of the image. A run records the digest registered when it was queued."
     )
     config = fields.Json()
+    config_text = fields.Text(
+        "Configuration",
+        compute="_compute_config_text",
+        inverse="_inverse_config_text",
+        help="JSON, see docs/tools.md: limits of a container, the command that starts the image's"
+        " Odoo, the credentials of its registry.",
+    )
     active = fields.Boolean(default=True)
 
     _tool_version_uniq = models.Constraint(
@@ -28,6 +40,25 @@ class OpsTool(models.Model):
         "CHECK (digest IS NULL OR digest ~ '^sha256:[0-9a-f]{64}$')",
         "A digest reads sha256: and 64 hexadecimal digits.",
     )
+
+    @api.depends("config")
+    def _compute_config_text(self):
+        for tool in self:
+            tool.config_text = to_text(tool.config)
+
+    def _inverse_config_text(self):
+        for tool in self:
+            tool.config = from_text(self.env, tool.config_text)
+
+    @api.constrains("config")
+    def _check_config(self):
+        """Refuse what a worker would refuse, by the worker's own rules."""
+        for tool in self:
+            row = {name: tool[name] for name in ("tool_name", "version", "docker_image", "config")}
+            try:
+                read_tool(row, Limits())
+            except ExecutorError as error:
+                raise ValidationError(str(error)) from error
 
     @api.depends("tool_name", "version")
     def _compute_display_name(self):

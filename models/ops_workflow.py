@@ -1,11 +1,10 @@
 """A workflow: what a project can have done, and how."""
 
-import json
-
 from odoo import api, fields, models
 from odoo.exceptions import ValidationError
 
 from ..worker.workflow import validate_config
+from .json_text import from_text, to_text
 from .roles import GUARDED_TYPES
 from .statuses import STATUSES
 
@@ -56,22 +55,11 @@ class OpsWorkflow(models.Model):
     @api.depends("config")
     def _compute_config_text(self):
         for workflow in self:
-            workflow.config_text = json.dumps(workflow.config or {}, indent=2, ensure_ascii=False)
+            workflow.config_text = to_text(workflow.config)
 
     def _inverse_config_text(self):
         for workflow in self:
-            try:
-                workflow.config = json.loads(workflow.config_text or "{}")
-            except json.JSONDecodeError as error:
-                raise ValidationError(
-                    self.env._(
-                        "The configuration is no valid JSON: line %(line)s, column %(column)s:"
-                        " %(reason)s.",
-                        line=error.lineno,
-                        column=error.colno,
-                        reason=error.msg,
-                    )
-                ) from error
+            workflow.config = from_text(self.env, workflow.config_text)
 
     def _compute_run_count(self):
         counts = dict(

@@ -31,7 +31,7 @@ WORKING = (
     *("claim_next_run", "start_workflow_run", "release_run", "complete_workflow_run"),
     *("append_run_log", "append_run_logs", "add_run_event", "add_run_artifact"),
     "run_secrets",
-    *("reap_lost_runs", "list_leases", "control_plane_namespace"),
+    *("reap_lost_runs", "index_run_logs", "list_leases", "control_plane_namespace"),
 )
 
 

@@ -46,8 +46,8 @@ ALTER SEQUENCE public.ops_run_log_line_id_seq OWNED BY public.ops_run_log_line.i
 CREATE TABLE IF NOT EXISTS public.ops_run_log_line_default
     PARTITION OF public.ops_run_log_line DEFAULT;
 
--- The words of the log lines, one row per stored batch: a word costs its index entry once per
--- batch, not once per line; how many lines of each level there are is counted by the way.
+-- The words of the log lines, one row per thousand of them: a word costs its index entry once per
+-- row, not once per line; how many lines of each level there are is counted by the way.
 -- What words are is said in 78_log_words.sql. Made from the lines and at any time anew, so nothing
 -- guards it against changes but that nobody else has a right to it.
 CREATE TABLE IF NOT EXISTS public.ops_run_log_words (
@@ -79,5 +79,20 @@ CREATE INDEX IF NOT EXISTS ops_run_log_words_index
     ON public.ops_run_log_words USING gin (words);
 CREATE TABLE IF NOT EXISTS public.ops_run_log_words_default
     PARTITION OF public.ops_run_log_words DEFAULT;
--- Before there was that table.
+-- The batches of lines whose words are not in there yet: 79_log_tail.sql. Few rows, which come and go.
+CREATE TABLE IF NOT EXISTS public.ops_run_log_tail (
+    run_id integer NOT NULL,
+    run_queued_at timestamp NOT NULL,
+    first_seq integer NOT NULL,
+    last_seq integer NOT NULL,
+    first_time timestamp NOT NULL,
+    last_time timestamp NOT NULL,
+    debug_lines integer NOT NULL,
+    info_lines integer NOT NULL,
+    warn_lines integer NOT NULL,
+    error_lines integer NOT NULL,
+    stored_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run_id, first_seq)
+);
+-- Before there was the table of words.
 DROP INDEX IF EXISTS public.ops_run_log_line_message_fts;

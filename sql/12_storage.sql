@@ -28,6 +28,11 @@ ALTER TABLE public.ops_project_gate SET (
 ALTER TABLE public.ops_audit_pending SET (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
+-- A row per batch of log lines, for a second or half a minute. Vacuumed by a count, as above.
+ALTER TABLE public.ops_run_log_tail SET (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 500);
+
 -- Only grow: frozen when they are first vacuumed, never read again for it.
 ALTER TABLE public.ops_audit_head SET (
     autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_freeze_min_age = 0);

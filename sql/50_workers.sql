@@ -26,6 +26,7 @@ AS $$
       AND w.last_heartbeat > utc_now() - make_interval(secs => worker_timeout_seconds())
 $$;
 
+-- A worker says that it is there and what it offers; to say it again renews it.
 CREATE FUNCTION register_worker(
     p_worker_id text,
     p_host text DEFAULT NULL,
@@ -107,6 +108,7 @@ BEGIN
 END
 $$;
 
+-- A worker says that it has ended.
 CREATE FUNCTION deregister_worker(p_worker_id text) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT
 AS $$

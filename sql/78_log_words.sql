@@ -1,5 +1,5 @@
--- What counts as a word of a log line, and the table that holds the words of every stored batch
--- of lines: the one that full-text search (82_search.sql) looks into.
+-- What counts as a word of a log line, and how the words of stored lines are entered in the table
+-- that full-text search (82_search.sql) looks into. When they are is said in 79_log_tail.sql.
 --
 -- A word is what stands between blanks and the signs ! " ' ( ) , . / : ; < = > ? [ \ ] ` { | } and
 -- their like in other scripts; - _ # $ % & * + @ ^ ~ belong to words. Case does not count. Words of
@@ -130,6 +130,7 @@ BEGIN
         RETURN;
     END IF;
     DELETE FROM public.ops_run_log_words;
+    DELETE FROM public.ops_run_log_tail;
     FOR v_run IN
         SELECT r.id, r.create_date, last.seq AS last_seq
         FROM ops_run r

@@ -59,8 +59,7 @@ DECLARE
     c_now constant timestamp := utc_now();
     v_lease ops_run_lease;
     v_refusal jsonb;
-    v_new ops_run_log_words;
-    v_text text;
+    v_new ops_run_log_tail;
     v_lines integer;
     v_is_bad boolean;
 BEGIN
@@ -94,7 +93,6 @@ BEGIN
     SELECT count(*), min(s."timestamp"), max(s."timestamp"),
            count(*) FILTER (WHERE s.log_level = 'debug'), count(*) FILTER (WHERE s.log_level = 'info'),
            count(*) FILTER (WHERE s.log_level = 'warn'), count(*) FILTER (WHERE s.log_level = 'error'),
-           string_agg(bounded_line(s.message), ' '),
            bool_or(s.message IS NULL OR octet_length(s.message) > max_message_bytes())
             -- Lines of a step share their metadata: to write each out would cost as much as storing it.
             OR (SELECT bool_or(jsonb_typeof(d.metadata) <> 'object'
@@ -102,7 +100,7 @@ BEGIN
                 FROM (SELECT DISTINCT m.metadata FROM stored m) d)
     INTO v_lines, v_new.first_time, v_new.last_time,
          v_new.debug_lines, v_new.info_lines, v_new.warn_lines, v_new.error_lines,
-         v_text, v_is_bad
+         v_is_bad
     FROM stored s;
     IF v_lines > 0 THEN
         IF v_is_bad
@@ -113,17 +111,21 @@ BEGIN
         END IF;
         v_new.first_seq := v_lease.next_log_seq;
         v_new.last_seq := v_lease.next_log_seq + v_lines - 1;
-        IF octet_length(v_text) > max_words_bytes() THEN
-            PERFORM enter_words(p_run_id, v_lease.run_queued_at, v_new.first_seq, v_new.last_seq);
-        ELSE
-            INSERT INTO ops_run_log_words (
-                run_id, run_queued_at, first_seq, last_seq, first_time, last_time,
-                debug_lines, info_lines, warn_lines, error_lines, words)
-            VALUES (p_run_id, v_lease.run_queued_at, v_new.first_seq, v_new.last_seq,
-                    v_new.first_time, v_new.last_time, v_new.debug_lines, v_new.info_lines,
-                    v_new.warn_lines, v_new.error_lines, batch_words(v_text));
-        END IF;
+        INSERT INTO ops_run_log_tail (
+            run_id, run_queued_at, first_seq, last_seq, first_time, last_time,
+            debug_lines, info_lines, warn_lines, error_lines)
+        VALUES (p_run_id, v_lease.run_queued_at, v_new.first_seq, v_new.last_seq,
+                v_new.first_time, v_new.last_time, v_new.debug_lines, v_new.info_lines,
+                v_new.warn_lines, v_new.error_lines);
         UPDATE ops_run_lease SET next_log_seq = v_new.last_seq + 1 WHERE run_id = p_run_id;
+        -- Once per hundred lines: does nobody enter words, or not fast enough?
+        IF v_new.last_seq % 100 < v_lines AND (
+            SELECT v_new.last_seq - t.first_seq >= max_tail_lines()
+                   OR t.stored_at < clock_timestamp() - max_tail_age()
+            FROM ops_run_log_tail t WHERE t.run_id = p_run_id ORDER BY t.first_seq LIMIT 1)
+        THEN
+            PERFORM enter_tail(p_run_id);
+        END IF;
     END IF;
     RETURN jsonb_build_object('success', true, 'next_seq', v_lease.next_log_seq + v_lines);
 EXCEPTION WHEN data_exception THEN

@@ -4,6 +4,36 @@
 --
 -- Locks: the artifact, then its run (record_event). Several artifacts in the order of run and id.
 
+-- Where a file that the holder of a running run wants to keep belongs in the store, for workers that
+-- upload through Odoo: the run names the place, not the worker. `recorded` tells whether it has an
+-- artifact of that name, `recorded_bytes` is what its others have. Odoo alone calls it.
+CREATE FUNCTION artifact_place(p_run_id integer, p_epoch integer, p_artifact_key text)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT
+AS $$
+DECLARE
+    v_refusal constant jsonb := coalesce(
+        CASE WHEN p_epoch IS NULL THEN refuse('invalid_input', 'epoch must be given') END,
+        work_problem(p_run_id, NULL, p_epoch),
+        artifact_problem(p_artifact_key, 's3://-', NULL, 0, repeat('0', 64), NULL, '{}'));
+BEGIN
+    IF v_refusal IS NOT NULL THEN
+        RETURN v_refusal;
+    END IF;
+    RETURN (
+        SELECT jsonb_build_object(
+            'success', true,
+            'key', concat_ws('/', r.snapshot #>> '{project,slug}', r.id, p_artifact_key),
+            'recorded', EXISTS (
+                SELECT FROM ops_run_artifact a
+                WHERE a.run_id = r.id AND a.artifact_key = p_artifact_key),
+            'recorded_bytes', (
+                SELECT coalesce(sum(a.size_bytes), 0) FROM ops_run_artifact a
+                WHERE a.run_id = r.id AND a.artifact_key <> p_artifact_key))
+        FROM ops_run r WHERE r.id = p_run_id);
+END
+$$;
+
 -- Why the artifact may not go, or NULL. To be asked of a locked row.
 CREATE FUNCTION expiry_problem(p_artifact ops_run_artifact) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT

@@ -1,6 +1,6 @@
 -- Full-text search over log lines. The table ops_run_log_words says which batches of lines can
--- hold a match, by a GIN index; the lines of those batches are then judged one by one. So phrases
--- and exclusions, which no index of words can decide, are decided line by line.
+-- hold a match, by a GIN index; any batch in ops_run_log_tail can. The lines of those batches are then
+-- judged one by one. So phrases and exclusions, which no index of words can decide, are decided line by line.
 
 -- A text as a part of a LIKE pattern.
 CREATE FUNCTION like_pattern(p_text text) RETURNS text
@@ -101,14 +101,19 @@ AS $$
     FROM jsonb_array_elements(p_alternatives) AS a
 $$;
 
--- The batches that have the words of a query, by the index: without the setting PostgreSQL would
--- read the whole table for a common word, words and all, and not know what that costs.
+-- The batches that have the words of a query, by the index, and those whose words are not in it yet.
+-- Without the setting PostgreSQL would read the whole table for a common word, words and all, and
+-- not know what that costs.
 CREATE FUNCTION matching_batches(p_words tsquery) RETURNS SETOF ops_run_log_words
 LANGUAGE sql STABLE ROWS 100 SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
     SELECT w.run_id, w.run_queued_at, w.first_seq, w.last_seq, w.first_time, w.last_time,
            w.debug_lines, w.info_lines, w.warn_lines, w.error_lines, NULL::tsvector
     FROM ops_run_log_words w WHERE w.words @@ p_words
+    UNION ALL
+    SELECT t.run_id, t.run_queued_at, t.first_seq, t.last_seq, t.first_time, t.last_time,
+           t.debug_lines, t.info_lines, t.warn_lines, t.error_lines, NULL
+    FROM ops_run_log_tail t
 $$;
 
 -- A search looks at so many lines and then says where it stopped: a phrase of common words that

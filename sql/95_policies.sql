@@ -15,7 +15,8 @@ BEGIN
         -- No policy for these: nobody else reads them.
         'ops_worker', 'ops_worker_token', 'ops_upgrade_acknowledgement', 'ops_sql_login', 'ops_run_lease',
         'ops_project_gate', 'ops_artifact_check', 'ops_artifact_hold',
-        'ops_artifact_hold_ops_run_artifact_rel', 'ops_run_log_words', 'ops_audit_pending', 'ops_audit_head', 'ops_audit_checkpoint',
+        'ops_artifact_hold_ops_run_artifact_rel', 'ops_run_log_words',
+        'ops_run_log_tail', 'ops_audit_pending', 'ops_audit_head', 'ops_audit_checkpoint',
         'ops_audit_checkpoint_project', 'ops_audit_expiry', 'ops_audit_expiry_run',
         'ops_retention_line', 'ops_secret', 'ops_secret_value', 'ops_secret_change'
     ]

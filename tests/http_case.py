@@ -3,11 +3,39 @@
 import json
 from datetime import datetime, timedelta
 
+from odoo import SUPERUSER_ID, api
+from odoo.modules.registry import Registry
 from odoo.tests import HttpCase, new_test_user
+from odoo.tests.common import get_db_name
 
 from ..models.roles import ROLES
 
 STEPS = {"steps": [{"name": "Work", "run": "true"}]}
+
+
+class WorkerTokens:
+    """For a test case: two worker tokens, whose ``credentials`` go into the files of two hosts."""
+
+    @classmethod
+    def setUpClass(cls):
+        # Committed before the class's own transaction begins: the kernel's transactions see it.
+        with Registry(get_db_name()).cursor() as cr:
+            env = api.Environment(cr, SUPERUSER_ID, {})
+            tokens = env["ops.worker.token"]
+            cls.token_ids, cls.credentials = [], []
+            for host in ("build-1", "build-2"):
+                token, text = tokens._make("worker", host, timedelta(days=90))
+                cls.token_ids.append(token.id)
+                cls.credentials.append(
+                    {"token": text, "expires_at": f"{token.expires_at}Z", "valid_days": 90}
+                )
+        super().setUpClass()
+
+    @classmethod
+    def tearDownClass(cls):
+        super().tearDownClass()
+        with Registry(get_db_name()).cursor() as cr:
+            cr.execute("DELETE FROM ops_worker_token WHERE id = ANY(%s)", [cls.token_ids])
 
 
 class DoorCase(HttpCase):

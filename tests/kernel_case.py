@@ -91,7 +91,10 @@ class KernelCase(BaseCase):
                 connection.close()
         with self.without_append_only():
             self._delete_checkpoints()
-            for table in ("run_event_row", "run_log_line", "run_log_words", "run_artifact"):
+            for table in (
+                *("run_event_row", "run_log_line", "run_log_words", "run_log_tail"),
+                "run_artifact",
+            ):
                 self.db.rows(
                     f"DELETE FROM ops_{table} WHERE run_id IN"
                     " (SELECT id FROM ops_run WHERE project_id = ANY(%s))",

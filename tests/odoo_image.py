@@ -20,6 +20,8 @@ from pathlib import Path
 
 import odoo
 
+from ..devtools import embedded
+
 IMAGE = "odooops-test-odoo:19.0"
 #: A module of the image's own addons.
 IMAGE_MODULE = "image_extra"
@@ -39,7 +41,17 @@ EXTRA_MANIFEST = "{'name': 'Of the image', 'version': '19.0.1.0.0', 'depends': [
 CHANGES = ["ENV ODOO_RC=/etc/odoo/odoo.conf", "ENV PYTHONPATH=/opt/python", "USER 101"]
 #: Packages of the tests' environment that Odoo has no use for.
 NOT_PACKED = re.compile(r"pixeltable|moto|boto|nodejs|_?pytest|pylint|hypothesis|docker|ruff")
-LEFT_OUT = {"i18n", "idlelib", "test", "turtledemo", "tkinter"}
+#: Folders that neither an installation nor the demo project's tests read.
+NOT_OF_PYTHON = {
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "pydoc_data",
+    "site-packages",
+    "test",
+    "tkinter",
+}
+NOT_OF_MODULES = {"i18n", "tests", "lib", "src", "fonts"}
 
 
 @cache
@@ -80,8 +92,7 @@ def _walk(source, target):
         if source.exists():
             yield source, target
         return
-    for folder, folders, names in os.walk(source):
-        folders[:] = [name for name in folders if name not in LEFT_OUT]
+    for folder, _folders, names in os.walk(source):
         below = os.path.relpath(folder, source)
         for name in names:
             path = Path(folder, name)
@@ -98,20 +109,25 @@ def _fill(image):
     manifests = _manifests(Path(odoo.__path__[0]) / "addons")
     modules = _with_dependencies(manifests)
 
+    def is_python(path):
+        return (
+            not NOT_OF_PYTHON.intersection(path.relative_to(stdlib).parts) and path.suffix != ".a"
+        )
+
     def is_packed(path):
-        return not NOT_PACKED.match(path.relative_to(packages).parts[0])
+        parts = path.relative_to(packages).parts
+        is_foreign = "locale-data" in parts and not path.name.startswith(("root", "en"))
+        return not NOT_PACKED.match(parts[0]) and "tests" not in parts and not is_foreign
 
     def is_needed(path):
         parts = path.relative_to(odoo.__path__[0]).parts
-        return parts[0] != "addons" or (parts[1] in modules and "tests" not in parts[2:])
+        if parts[0] != "addons":
+            return True
+        return parts[1] in modules and not NOT_OF_MODULES.intersection(parts[2:-1])
 
     python = Path(os.path.realpath(sys.executable))
     image.add(python, f"usr/bin/{PYTHON}")
-    image.add(
-        stdlib,
-        f"usr/lib/{PYTHON}",
-        lambda path: "site-packages" not in path.parts and path.suffix != ".a",
-    )
+    image.add(stdlib, f"usr/lib/{PYTHON}", is_python)
     image.add(packages, "opt/python", is_packed)
     image.add(Path(odoo.__path__[0]), "opt/odoo/odoo", is_needed)
     for name in manifests.keys() - modules:
@@ -121,11 +137,14 @@ def _fill(image):
         }
         image.add_text(f"opt/odoo/odoo/addons/{name}/__manifest__.py", repr(known))
         image.add_text(f"opt/odoo/odoo/addons/{name}/__init__.py", "")
-    binaries = [python, *stdlib.glob("lib-dynload/*.so")]
+    psql = Path(shutil.which("psql", path=f"{embedded.programs()}:{os.environ['PATH']}"))
+    binaries = [python, psql, *stdlib.glob("lib-dynload/*.so")]
     binaries += [path for path in packages.rglob("*.so") if is_packed(path)]
     for name, path in _libraries(binaries, packages).items():
         image.add(path, name)
     image.add_text("usr/bin/odoo", LAUNCHER, 0o755)
+    image.add_text("usr/bin/python3", f'#!/bin/sh\nexec {PYTHON} "$@"\n', 0o755)
+    image.add(psql, "usr/bin/psql")
     image.add_text("etc/odoo/odoo.conf", CONFIG)
     image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__init__.py", "")
     image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__manifest__.py", EXTRA_MANIFEST)

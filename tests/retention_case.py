@@ -73,7 +73,11 @@ class RetentionCase(AuditCase):
             lines=[{"message": f"line {number}"} for number in range(lines)],
         )
         self.assertTrue(reply["success"], reply)
+        self.index(run_id)
         return run_id, epoch
+
+    def index(self, run_id):
+        self.db.rows(f"SELECT {self.db.schema}.enter_tail(%s)", run_id)
 
     def old_run(self, artifact="stored", ended_at=None, **arguments):
         """One that ended in its time; its complete log is an artifact of that status, or none."""

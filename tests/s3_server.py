@@ -10,6 +10,7 @@ Run as a program it serves until its standard input ends: ``python tests/s3_serv
 
 import base64
 import hashlib
+import hmac
 import json
 import re
 import signal
@@ -17,8 +18,9 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 ACCESS_KEY, SECRET_KEY = "AKIATESTACCESSKEY000", "test-secret-key-of-the-store"
@@ -147,7 +149,9 @@ class Strict:
     @staticmethod
     def _knows(environ, query):
         given = environ.get("HTTP_AUTHORIZATION", "") + query
-        return f"Credential={ACCESS_KEY}" in given
+        if f"Credential={ACCESS_KEY}" not in given:
+            return False
+        return "X-Amz-Signature=" not in query or _is_signed(environ, query)
 
     def _receive(self, environ, start_response):
         length = int(environ.get("CONTENT_LENGTH") or 0)
@@ -186,6 +190,34 @@ class Strict:
         )
         start_response(kept[0], [*kept[1], ("Content-Length", str(len(body)))])
         return [body]
+
+
+def _is_signed(environ, query):
+    """Whether a presigned address has the signature of the secret key, and has not run out."""
+    given = dict(urllib.parse.parse_qsl(query))
+    when = datetime.strptime(given["X-Amz-Date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+    if datetime.now(timezone.utc) > when + timedelta(seconds=int(given["X-Amz-Expires"])):
+        return False
+    names = given["X-Amz-SignedHeaders"].split(";")
+    headers = {name.removeprefix("HTTP_"): value for name, value in environ.items()}
+    lines = [f"{name}:{headers.get(name.upper().replace('-', '_'), '').strip()}" for name in names]
+    pairs = sorted(part for part in query.split("&") if not part.startswith("X-Amz-Signature="))
+    request = [
+        environ["REQUEST_METHOD"],
+        urllib.parse.quote(environ["PATH_INFO"], safe="/-_.~"),
+        "&".join(pairs),
+        *lines,
+        "",
+        ";".join(names),
+        "UNSIGNED-PAYLOAD",
+    ]
+    _access_key, *scope = given["X-Amz-Credential"].split("/")
+    digest = hashlib.sha256("\n".join(request).encode()).hexdigest()
+    text = "\n".join(["AWS4-HMAC-SHA256", given["X-Amz-Date"], "/".join(scope), digest])
+    key = f"AWS4{SECRET_KEY}".encode()
+    for word in (*scope, text):
+        key = hmac.new(key, word.encode(), hashlib.sha256).digest()
+    return hmac.compare_digest(key.hex(), given["X-Amz-Signature"])
 
 
 class _Bytes:

@@ -15,7 +15,7 @@ from psycopg2.extras import Json
 from odoo.tests import HttpCase, tagged
 from odoo.tools import mute_logger
 
-from ..controllers.methods import PEOPLE, TOKENS, WORKERS
+from ..controllers.methods import PEOPLE, TOKENS, UPLOADS, WORKERS
 from ..models.sql_roles import ACTING, READING, WORKING
 from .http_case import DoorCase
 from .kernel_case import KernelCase
@@ -57,7 +57,7 @@ LOOKED_UP = {"p_operation", "p_step"}
 # the functions that judge lines by storing them are asked what they have left.
 WRITTEN = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_xact_user_tables"
 LEFT = (
-    "SELECT (SELECT count(*) FROM ops_run_log_line) + (SELECT count(*) FROM ops_run_log_words)"
+    "SELECT (SELECT count(*) FROM ops_run_log_line) + (SELECT count(*) FROM ops_run_log_tail)"
     " + (SELECT sum(next_log_seq) FROM ops_run_lease)"
 )
 STORE_FIRST = {"append_run_log", "append_run_logs"}
@@ -230,9 +230,10 @@ class TestBadInputJsonRpc(CatalogueCase, HttpCase):
             name.removeprefix("p_"): value.adapted if isinstance(value, Json) else value
             for name, value in self.good.items()
         }
+        good.update(upload_id="0" * 32, part_number=1, parts=[], tag="")
         of_tokens = {method: parameters for method, (_name, _kind, parameters) in TOKENS.items()}
         methods = sorted(
-            {**PEOPLE, **WORKERS, **of_tokens}.items(), key=lambda item: item[0] in LAST
+            {**PEOPLE, **WORKERS, **UPLOADS, **of_tokens}.items(), key=lambda item: item[0] in LAST
         )
         for method, parameters in methods:
             usual = {name: good[name] for name in parameters if name in good}
@@ -262,7 +263,7 @@ class TestBadInputJsonRpc(CatalogueCase, HttpCase):
     @mute_logger("odoo.sql_db", "odoo.addons.odooops.controllers.jsonrpc")
     def test_params_that_are_no_object_and_names_that_are_none(self):
         for params in ([], [1], "x", 5, True, None, {"": 1}, {"x" * 9999: 1}, {"\ud800": 1}):
-            for method in (*PEOPLE, *WORKERS):
+            for method in (*PEOPLE, *WORKERS, *UPLOADS):
                 call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
                 response = self.post(json.dumps(call), "platform")
                 with self.subTest(method=method, params=str(params)[:40]):

@@ -3,12 +3,26 @@
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
 from xml.etree import ElementTree
+
+from psycopg2.extras import Json
 
 from odoo.tests import tagged
 from odoo.tests.common import get_db_name
 
-from odoo.addons.odooops.benchmarks import docs, fill, invariants, kernel, plot, report
+from odoo.addons.odooops.benchmarks import (
+    containers,
+    docs,
+    fill,
+    invariants,
+    kernel,
+    output,
+    plot,
+    printer,
+    report,
+    worker_rows,
+)
 from odoo.addons.odooops.benchmarks.database import Database
 
 from .kernel_case import KernelCase
@@ -31,6 +45,30 @@ class TestReport(unittest.TestCase):
         self.assertEqual(self.verdict("cycle_procrastinate", ratio=2.9), "not met")
         self.assertEqual(self.verdict("log_page", value=30.1), "not met")
         self.assertEqual(self.verdict("crowd_errors", value=1), "not met")
+
+    def test_targets_of_the_worker_are_judged_by_their_own_bounds(self):
+        self.assertEqual(self.verdict("artifact_upload", ratio=0.9), "met")
+        self.assertEqual(self.verdict("artifact_download", ratio=0.89), "not met")
+        self.assertEqual(self.verdict("artifact_memory", value=64.5), "not met")
+        self.assertEqual(self.verdict("output_lost", value=1), "not met")
+        self.assertEqual(self.verdict("output_run", ratio=1.1), "met")
+        self.assertEqual(self.verdict("output_run", ratio=1.11), "not met")
+        self.assertEqual(self.verdict("docker_start", ratio=1.31), "not met")
+
+    def test_without_an_engine_the_report_says_why(self):
+        missing = containers.MissingEngine("There is no engine.")
+        with mock.patch.object(containers, "find_engine", side_effect=missing):
+            (row,) = worker_rows.containers(5)
+        self.assertEqual((row["value"], row["note"]), (None, "There is no engine."))
+
+    def test_small_sizes_are_not_held_against_targets_of_large_ones(self):
+        times = dict.fromkeys(("ours_start", "docker_start", "ours_whole", "docker_whole"), 500.0)
+        with mock.patch.object(containers, "measure", return_value=times):
+            small, large = (
+                [row["target"] for row in worker_rows.containers(count)] for count in (3, 40)
+            )
+        self.assertEqual(small, ["", ""])
+        self.assertEqual(large, ["docker_start", ""])
 
     def test_a_stretch_is_told_beside_the_target(self):
         self.assertEqual(self.verdict("cycle_graphile", ratio=0.29), "not met")
@@ -125,6 +163,32 @@ class TestInvariants(KernelCase):
             )
         (problem,) = invariants.of_finished(self.bench, [run_id])
         self.assertIn("altered", problem)
+
+    def print_lines(self, *numbers):
+        """A running run whose log holds these lines of the printer; its id."""
+        _worker, run_id, epoch = self.start()
+        lines = [
+            {
+                "timestamp": "2026-01-31T12:00:00Z",
+                "level": "info",
+                "message": printer.LINE.strip() % number,
+                "metadata": {"stream": "stdout"},
+            }
+            for number in numbers
+        ]
+        reply = self.db.call(
+            "append_run_logs", run_id=run_id, epoch=epoch, first_seq=1, lines=Json(lines)
+        )
+        self.assertTrue(reply["success"], reply)
+        return run_id
+
+    def test_printed_lines_are_counted_and_their_order_is_looked_at(self):
+        self.assertEqual(output._missing(self.bench, self.print_lines(1, 2, 3), 3), (0, []))
+        for numbers, missing in (((1, 3), 1), ((1, 1, 2), 1), ((2, 1, 3), 0)):
+            with self.subTest(numbers):
+                lost, problems = output._missing(self.bench, self.print_lines(*numbers), 3)
+                self.assertEqual(lost, missing)
+                self.assertIn("of 3 printed lines", " ".join(problems))
 
     def test_copied_runs_are_as_good_as_those_of_the_kernel(self):
         pairs = fill.make_projects(self.bench, 3)

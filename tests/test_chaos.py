@@ -20,7 +20,14 @@ def a_run(run_id, status="succeeded", **values):
     """A run as it should be, whose step prints three lines."""
     lines = [f"line {number} of 3" for number in (1, 2, 3)]
     messages = ["Witness", *lines, "Succeeded"]
-    values = {"project": PROJECT, "group": None, "error_code": None, "retry_of": None, **values}
+    values = {
+        "project": PROJECT,
+        "group": None,
+        "error_code": None,
+        "error_message": None,
+        "retry_of": None,
+        **values,
+    }
     run = history.Run(run_id, lines=3, status=status, epoch=1, **values)
     run.states = ["queued", "claimed", "running", status]
     run.seqs, run.messages, run.printed = [1, 2, 3, 4, 5], messages, lines

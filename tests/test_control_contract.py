@@ -9,8 +9,6 @@ from pathlib import Path
 
 from psycopg2.extensions import make_dsn
 
-from odoo import SUPERUSER_ID, api
-from odoo.modules.registry import Registry
 from odoo.sql_db import connection_info_for
 from odoo.tests import HttpCase, tagged
 from odoo.tests.common import get_db_name
@@ -18,6 +16,7 @@ from odoo.tests.common import get_db_name
 from ..worker.control.base import Artifact, ControlPlaneError, ControlPlaneUnavailable, Refused
 from ..worker.control.rpc import RpcControlPlane, TokenFile, register_host
 from ..worker.control.sql import SqlControlPlane
+from .http_case import WorkerTokens
 from .kernel_case import KernelCase
 
 CHECKSUM = "0" * 64
@@ -81,7 +80,10 @@ class ControlContract:
         reply = self.control.add_run_event(*held, "info", "half way", {"part": 0.5})
         self.assertGreater(reply["seq"], 0)
         expires_at = datetime.now(timezone.utc) + timedelta(days=1)
-        artifact = Artifact("a/b.txt", "filesystem:x", "text/plain", 3, CHECKSUM, expires_at)
+        url = (
+            f"s3://bucket-of-the-worker/{claim.snapshot['project']['slug']}/{claim.run_id}/a/b.txt"
+        )
+        artifact = Artifact("a/b.txt", url, "text/plain", 3, CHECKSUM, expires_at)
         recorded = self.control.add_run_artifact(*held, artifact)
         self.assertEqual(self.control.add_run_artifact(*held, artifact), recorded)
         end = (claim.run_id, worker_id, claim.epoch, 1, "exit_code", "It ended with 1.", {"n": 1})
@@ -156,6 +158,16 @@ class ControlContract:
         self.assertNotIsInstance(self.control.reap_lost_runs(), Refused)
         self.assertEqual(self.run_row(claim.run_id)["error_code"], "worker_lost")
 
+    def test_words_of_lines_are_entered_until_none_are_left(self):
+        _worker, claim = self.claim_run()
+        lines = [{"message": "line"}] * 1000
+        self.control.append_run_logs(claim.run_id, claim.epoch, 1, lines)
+        self.assertGreaterEqual(self.control.index_run_logs()["lines"], 1000)
+        rows = self.db.rows(
+            "SELECT first_seq, last_seq FROM ops_run_log_words WHERE run_id = %s", claim.run_id
+        )
+        self.assertEqual(rows, [{"first_seq": 1, "last_seq": 1000}])
+
     def test_states_of_a_worker(self):
         worker_id = self.register()
         self.assertEqual(self.control.set_worker_state(worker_id, "draining")["state"], "draining")
@@ -187,28 +199,7 @@ class TestSqlControlPlane(ControlContract, KernelCase):
 
 
 @tagged("post_install", "-at_install")
-class TestRpcControlPlane(ControlContract, KernelCase, HttpCase):
-    @classmethod
-    def setUpClass(cls):
-        # Committed before the class's own transaction begins: the kernel's transactions see it.
-        with Registry(get_db_name()).cursor() as cr:
-            env = api.Environment(cr, SUPERUSER_ID, {})
-            tokens = env["ops.worker.token"]
-            cls.token_ids, cls.credentials = [], []
-            for host in ("build-1", "build-2"):
-                token, text = tokens._make("worker", host, timedelta(days=90))
-                cls.token_ids.append(token.id)
-                cls.credentials.append(
-                    {"token": text, "expires_at": f"{token.expires_at}Z", "valid_days": 90}
-                )
-        super().setUpClass()
-
-    @classmethod
-    def tearDownClass(cls):
-        super().tearDownClass()
-        with Registry(get_db_name()).cursor() as cr:
-            cr.execute("DELETE FROM ops_worker_token WHERE id = ANY(%s)", [cls.token_ids])
-
+class TestRpcControlPlane(ControlContract, WorkerTokens, KernelCase, HttpCase):
     def setUp(self):
         super().setUp()
         folder = tempfile.TemporaryDirectory()

@@ -8,6 +8,7 @@ import unittest
 from pathlib import Path
 
 from odoo.addons import odooops
+from odoo.addons.odooops.controllers.methods import PAGE, PEOPLE
 from odoo.addons.odooops.models.sql_roles import SQL_ROLES, create_statements
 from odoo.addons.odooops.worker.errors import ERROR_CODES
 from odoo.addons.odooops.worker.workflow_schema import CONFIG_SCHEMA
@@ -36,6 +37,15 @@ class TestDocs(unittest.TestCase):
         self.assertEqual(
             set(table_rows("docs/workflows.md", "key")), set(CONFIG_SCHEMA["properties"])
         )
+
+    def test_the_parameters_of_methods_are_those_they_take(self):
+        rows = table_rows("docs/jsonrpc.md", "method")
+        self.assertEqual(set(rows), set(PEOPLE))
+        for method, cells in rows.items():
+            named = set(re.findall(r"`([a-z_]+)\??`", cells.split(" | ")[0]))
+            if re.search(r"\bpage\b", cells.split(" | ")[0]):
+                named |= set(PAGE)
+            self.assertEqual(named, set(PEOPLE[method]), method)
 
     def test_the_roles_of_the_sql_door_are_those_that_are_made(self):
         self.assertEqual(

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import docker
 
@@ -114,6 +115,38 @@ class TestDockerExecutor(DockerCase, FolderCase):
             self.assertTrue(status.out_of_memory, status)
             self.assertEqual(status.shell_code, 137)
 
+    def test_the_containers_own_count_tells_it_when_the_engine_does_not(self):
+        if not self.engine.client.info()["MemoryLimit"]:
+            self.skipTest("This kernel has no memory control group.")
+        inspect = self.executor._client.inspect_container
+
+        def forgetful(container):
+            found = inspect(container)
+            found["State"]["OOMKilled"] = False
+            return found
+
+        with patch.object(self.executor._client, "inspect_container", forgetful):
+            script = "tail -c 200m /dev/zero; exit 3"
+            status, _output = self.finish(self.start(script, limits=Limits(memory=24 << 20)))
+            self.assertTrue(status.out_of_memory, status)
+            status, _output = self.finish(self.start("exit 3", limits=Limits(memory=24 << 20)))
+            self.assertFalse(status.out_of_memory, status)
+
+    def test_a_limit_the_engine_cannot_keep_is_refused(self):
+        for key, limits in (
+            ("MemoryLimit", Limits(memory=24 << 20)),
+            ("PidsLimit", Limits(processes=30)),
+            ("CpuCfsQuota", Limits(cpus=0.5)),
+        ):
+            told = {**self.executor._info, key: False, "CgroupVersion": "2"}
+            with (
+                self.subTest(key),
+                patch.object(self.executor, "_info", told),
+                self.assertRaisesRegex(ExecutorError, r"cannot limit .* \(version 2\)"),
+            ):
+                self.start("true", limits=limits)
+        self.assertEqual(self.ours(), [])
+
     def test_the_lease_cannot_be_prolonged_from_inside(self):
         script = (
             "echo 99999999999 > /run/odooops/control/lease || echo refused;"
@@ -207,7 +240,7 @@ class TestDockerExecutor(DockerCase, FolderCase):
     def test_an_image_that_cannot_be_had_is_a_sentence(self):
         with self.assertRaisesRegex(ExecutorError, "cannot be pulled.*docker load") as caught:
             self.executor.resolve("127.0.0.1:9/nothing:1", None)
-        self.assertEqual(caught.exception.code, "setup_error")
+        self.assertEqual(caught.exception.code, "registry_unavailable")
 
     def test_a_digest_is_that_image_and_no_other(self):
         image = self.executor.resolve(IMAGE, None)
@@ -250,10 +283,26 @@ class TestDockerExecutor(DockerCase, FolderCase):
         self.labels = {LABEL_CONTROL_PLANE: self.folder.name}
         self.change()
         unknown = self.start("sleep 71256")
+        namespace = self.folder.name
+        others = [
+            {LABEL_CONTROL_PLANE: f"{namespace}-2", LABEL_RUN: "7", LABEL_EPOCH: "1"},
+            {f"{LABEL_CONTROL_PLANE}s": namespace, LABEL_RUN: "7", LABEL_EPOCH: "1"},
+            {LABEL_CONTROL_PLANE: namespace, LABEL_RUN: "7 or so", LABEL_EPOCH: "1"},
+            {LABEL_RUN: "7", LABEL_EPOCH: "1"},
+        ]
+        similar = []
+        for number, labels in enumerate(others):
+            made = self.engine.client.create_container(
+                IMAGE, ["true"], name=f"odooops-{namespace}-7-{number}", labels=labels
+            )["Id"]
+            self.addCleanup(self.engine.client.remove_container, made, force=True)
+            similar.append(made)
         removed = self.executor.collect_garbage(self.folder.name, lambda run, epoch: run == 8)
         self.assertEqual(removed, [mine.container])
         for handle in (live, foreign, unknown):
             self.assertTrue(self.inspect(handle)["State"]["Running"])
+        for container in similar:
+            self.assertTrue(self.engine.client.inspect_container(container))
         with self.assertRaises(docker.errors.NotFound):
             self.inspect(mine)
 

@@ -116,6 +116,7 @@ class TestRoles(DoorCase):
             "register_worker",
             "claim_next_run",
             "reap_lost_runs",
+            "index_run_logs",
             "list_leases",
             "complete_workflow_run",
         ):

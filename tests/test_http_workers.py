@@ -14,12 +14,12 @@ from odoo.tools import mute_logger
 
 from ..models import secret_key
 from ..worker.secret_keys import KeyRing
-from .http_case import DoorCase
+from .http_case import DoorCase, WorkerTokens
 from .kernel_case import KernelCase
 
 
 @tagged("post_install", "-at_install")
-class TestWorkerMethods(KernelCase, HttpCase):
+class TestWorkerMethods(WorkerTokens, KernelCase, HttpCase):
     """The project is committed for real; the caller and the key live in the test's transaction."""
 
     @classmethod
@@ -172,17 +172,7 @@ class TestWorkerMethods(KernelCase, HttpCase):
 
     def test_secrets_of_the_run_are_masked_in_what_a_worker_says(self):
         """Also those that the worker itself has not masked, such as one of a few lines of shell."""
-        folder = tempfile.TemporaryDirectory(prefix="odooops-test-")
-        self.addCleanup(folder.cleanup)
-        key_path = Path(folder.name) / "secrets_key"
-        key_path.write_text(KeyRing.generate().to_text())
-        self.startPatcher(patch.dict(os.environ, {secret_key.ENVIRONMENT: str(key_path)}))
-        self.set_secret("TOKEN", "hunter2hunter2")
-        self.db.rows(
-            'UPDATE ops_workflow SET config = config || \'{"secrets": ["TOKEN"]}\' WHERE id = %s',
-            self.workflow,
-        )
-        run_id, worker_id = self.queue(), self.register()
+        run_id, worker_id = self.queue_with_secret(), self.register()
         claimed = self.rpc("claim_next_run", worker_id=worker_id)
         self.assertEqual(claimed["run_id"], run_id)
         held = {"run_id": run_id, "epoch": claimed["epoch"]}
@@ -210,6 +200,62 @@ class TestWorkerMethods(KernelCase, HttpCase):
         )
         self.assertNotIn("hunter2hunter2", shown)
         self.assertGreaterEqual(shown.count("so [secret TOKEN] it is"), 7)
+
+    def test_a_worker_token_gets_the_values_of_its_running_run_alone(self):
+        run_id = self.queue_with_secret()
+        ours, theirs = self.credentials[0]["token"], self.credentials[1]["token"]
+        worker_id = f"test-{uuid.uuid4()}"
+        self.workers.append(worker_id)
+
+        def ask(key, method="run_secrets", **params):
+            return self.request(method, params, key)
+
+        ask(ours, "register_worker", worker_id=worker_id)
+        claimed = ask(ours, "claim_next_run", worker_id=worker_id).json()["result"]
+        held = {"run_id": run_id, "epoch": claimed["epoch"], "worker_id": worker_id}
+        self.assertError(ask(ours, **held), "invalid_state")
+        ask(ours, "start_workflow_run", **held)
+        with self.assertNoLogs("odoo.addons.odooops", "WARNING"):
+            response = ask(ours, **held)
+        self.assertEqual(
+            response.json()["result"]["secrets"],
+            [{"name": "TOKEN", "environment": None, "value": "hunter2hunter2"}],
+        )
+        self.assertEqual(response.headers["Cache-Control"], "no-store")
+        self.assertError(ask(theirs, **held), "not_found")
+        self.assertError(ask(ours, **{**held, "epoch": held["epoch"] + 1}), "stale_epoch")
+        # A person is given none that can be read, whoever it is.
+        response = ask("platform", **held)
+        self.assertNotIn("hunter2", response.text)
+        self.assertIn("sealed", response.json()["result"]["secrets"][0])
+        self.db.rows(
+            "UPDATE ops_secret_value SET sealed = '\\x00' WHERE secret_id IN"
+            " (SELECT id FROM ops_secret WHERE project_id = %s)",
+            self.project,
+        )
+        error = self.assertError(ask(ours, **held), "secret_unreadable")
+        self.assertIn("The secret TOKEN is not as it was set", error["message"])
+        with patch.dict(os.environ, {secret_key.ENVIRONMENT: "/nowhere"}):
+            error = self.assertError(ask(ours, **held), "secret_unreadable")
+        self.assertNotIn("/nowhere", error["message"])
+        ask(ours, "complete_workflow_run", exit_code=0, **held)
+        self.assertIn(
+            ask(ours, **held).json()["error"]["data"]["code"], ("stale_epoch", "not_found")
+        )
+
+    def queue_with_secret(self):
+        """A run whose workflow asks for the secret TOKEN, which is hunter2hunter2."""
+        folder = tempfile.TemporaryDirectory(prefix="odooops-test-")
+        self.addCleanup(folder.cleanup)
+        key_path = Path(folder.name) / "secrets_key"
+        key_path.write_text(KeyRing.generate().to_text())
+        self.startPatcher(patch.dict(os.environ, {secret_key.ENVIRONMENT: str(key_path)}))
+        self.set_secret("TOKEN", "hunter2hunter2")
+        self.db.rows(
+            'UPDATE ops_workflow SET config = config || \'{"secrets": ["TOKEN"]}\' WHERE id = %s',
+            self.workflow,
+        )
+        return self.queue()
 
     def set_secret(self, name, value):
         """Committed, with its trace removed at the end, as the triggers forbid to all others."""

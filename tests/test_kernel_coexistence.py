@@ -1,7 +1,12 @@
 """A database in which ``ops`` is somebody else's: nothing of theirs changes, ours moves aside."""
 
+from unittest.mock import patch
+
 from odoo.tests import TransactionCase, tagged
 from odoo.tools import SQL
+
+from ..models import ops_kernel
+from ..models.ops_kernel import SCHEMA_NAMES
 
 # An agent-run tracker, as other programs keep one: the same names, other meanings.
 FOREIGN = """
@@ -52,6 +57,9 @@ class TestKernelCoexistence(TransactionCase):
         self.kernel._remove()
         self.env.cr.execute(FOREIGN)
         self.env.cr.execute(USE)
+        self.env.cr.execute("SELECT current_user")
+        (self.role,) = self.env.cr.fetchone()
+        self.aside = next(name for name in SCHEMA_NAMES[1:] if name != self.role)
 
     def foreign(self):
         return self.env.execute_query(CONTENT), self.env.execute_query(ROWS)
@@ -61,11 +69,11 @@ class TestKernelCoexistence(TransactionCase):
         before = self.foreign()
         with self.assertLogs("odoo.addons.odooops.models.ops_kernel", "WARNING") as logs:
             self.kernel._apply()
-        self.assertIn("odooops", logs.output[0])
-        self.assertEqual(self.kernel._get_schema(), "odooops")
+        self.assertIn(f"OdooOps uses {self.aside}", logs.output[0])
+        self.assertEqual(self.kernel._get_schema(), self.aside)
         self.assertEqual(self.foreign(), before)
         self.kernel._apply()
-        self.assertEqual(self.kernel._get_schema(), "odooops")
+        self.assertEqual(self.kernel._get_schema(), self.aside)
         self.assertEqual(self.foreign(), before)
         self.kernel._remove()
         self.assertIsNone(self.kernel._get_schema())
@@ -80,13 +88,21 @@ class TestKernelCoexistence(TransactionCase):
         )
         run = workflow.queue_run()
         self.assertEqual(run.run_number, 1)
-        self.env.cr.execute("SELECT status FROM odooops.runs WHERE id = %s", [run.id])
+        self.env.cr.execute(f"SELECT status FROM {self.aside}.runs WHERE id = %s", [run.id])
         self.assertEqual(self.env.cr.fetchone(), ("queued",))
         run.cancel("aside")
         self.assertEqual(run.event_ids.mapped("message"), ["queued", "canceled"])
         self.assertEqual(self.kernel._rows("verify_events", run_id=run.id), [])
 
-    def test_two_foreign_schemas_stop_the_installation_with_a_sentence(self):
-        self.env.cr.execute("CREATE SCHEMA odooops")
+    def test_a_schema_of_the_role_s_own_name_is_never_made(self):
+        """Odoo would look for its tables there, by PostgreSQL's search_path."""
+        with patch.object(ops_kernel, "SCHEMA_NAMES", (self.role, "odooops_another")):
+            self.kernel._apply()
+        self.assertEqual(self.kernel._get_schema(), "odooops_another")
+        self.assertEqual(self.env.execute_query(SQL("SELECT current_schema()")), [("public",)])
+
+    def test_foreign_schemas_of_all_names_stop_the_installation_with_a_sentence(self):
+        for name in SCHEMA_NAMES[1:]:
+            self.env.cr.execute(f"CREATE SCHEMA {name}")
         with self.assertRaisesRegex(Exception, "Rename one of them"):
             self.kernel._apply()

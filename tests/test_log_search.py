@@ -101,13 +101,16 @@ class LogSearchCase(KernelCase):
         self.assertFalse([row["problem"] for row in rows if row["problem"]])
         return [row["seq"] for row in rows]
 
-    def batches(self):
-        """First and last line of each stored batch of words."""
+    def index(self):
+        """Enter the words of the run's lines; returns of how many."""
+        return self.db.value(f"SELECT {self.db.schema}.enter_tail(%s)", self.run_id)
+
+    def batches(self, table="ops_run_log_words"):
+        """First and last line of each row of words, or of each batch whose words are missing."""
         return [
             (row["first_seq"], row["last_seq"])
             for row in self.db.rows(
-                "SELECT first_seq, last_seq FROM ops_run_log_words WHERE run_id = %s"
-                " ORDER BY first_seq",
+                f"SELECT first_seq, last_seq FROM {table} WHERE run_id = %s ORDER BY first_seq",
                 self.run_id,
             )
         ]
@@ -253,19 +256,22 @@ class TestLogSearch(LogSearchCase):
     def test_long_words_count_by_their_beginning(self):
         long = "é" * 500
         self.append(f"{long}x y", long, "a" * 65536, "b" * 2047 + " tail", "ab " * 400)
-        self.assertEqual(self.search(long), [1, 2])
-        self.assertEqual(self.search(f"{long}z"), [1, 2])
-        self.assertEqual(self.search(f'"{long} y"'), [1])
-        self.assertEqual(self.search("a" * 800), [3])
-        self.assertEqual(self.search("aaaa*"), [3])
-        self.assertEqual(self.search("tail"), [4])
-        self.assertEqual(self.search("ab"), [5])
+        for _time in ("in the tail", "indexed"):
+            self.assertEqual(self.search(long), [1, 2])
+            self.assertEqual(self.search(f"{long}z"), [1, 2])
+            self.assertEqual(self.search(f'"{long} y"'), [1])
+            self.assertEqual(self.search("a" * 800), [3])
+            self.assertEqual(self.search("aaaa*"), [3])
+            self.assertEqual(self.search("tail"), [4])
+            self.assertEqual(self.search("ab"), [5])
+            self.index()
 
     def test_a_batch_of_a_megabyte_of_different_words_is_split(self):
         lines = [
             " ".join(f"w{number * 6000 + word}" for word in range(6000)) for number in range(40)
         ]
         self.append(*lines)
+        self.assertEqual(self.index(), 40)
         batches = self.batches()
         self.assertGreater(len(batches), 1)
         self.assertEqual(batches[0][0], 1)
@@ -279,6 +285,7 @@ class TestLogSearch(LogSearchCase):
     def test_capitals_that_grow_when_lowered_fit_too(self):
         words = [f"{'Ⱥ' * 12}{number}" for number in range(17000)]
         self.append(*(" ".join(words[first : first + 500]) for first in range(0, 17000, 500)))
+        self.index()
         self.assertEqual(self.search(f"{'ⱥ' * 12}16999"), [34])
 
     def test_a_repeated_batch_enters_no_words_again(self):
@@ -286,7 +293,12 @@ class TestLogSearch(LogSearchCase):
         self.append("one", "two", first_seq=1)
         self.append("two", "three", first_seq=2)
         self.append("four", first_seq=4)
-        self.assertEqual(self.batches(), [(1, 2), (3, 3), (4, 4)])
+        self.assertEqual(self.batches("ops_run_log_tail"), [(1, 2), (3, 3), (4, 4)])
+        self.assertEqual(self.search("two OR three"), [2, 3])
+        self.assertEqual(self.index(), 4)
+        self.append("one", "two", "three", "four", first_seq=1)
+        self.assertEqual(self.index(), 0)
+        self.assertEqual(self.batches(), [(1, 4)])
         self.assertEqual(self.search("two OR three"), [2, 3])
 
     def test_repeated_batches_at_the_same_time_enter_their_words_once(self):
@@ -301,7 +313,7 @@ class TestLogSearch(LogSearchCase):
                 lines=lines,
             ),
         )
-        self.assertEqual(self.batches(), [(1, 300)])
+        self.assertEqual(self.batches("ops_run_log_tail"), [(1, 300)])
 
     def test_a_refused_batch_leaves_nothing(self):
         reply = self.db.call(
@@ -313,23 +325,31 @@ class TestLogSearch(LogSearchCase):
         )
         self.assertRefused(reply, "invalid_input")
         self.assertIn("line 2:", reply["error"])
-        self.assertEqual(self.batches(), [])
+        self.assertEqual(self.batches("ops_run_log_tail"), [])
         self.assertEqual(self.append("good"), 1)
 
     def test_a_line_without_words_is_stored(self):
         self.append("", " ", "...", "\t")
+        self.assertEqual(self.index(), 4)
         self.append("word")
+        self.assertEqual(self.index(), 1)
         self.assertEqual(self.batches(), [(1, 4), (5, 5)])
         self.assertEqual(self.search("word"), [5])
 
     @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(lines=LINES, alternatives=st.lists(ALTERNATIVES, min_size=1, max_size=3))
-    def test_a_search_finds_what_a_naive_matcher_finds(self, lines, alternatives):
+    @given(
+        lines=LINES,
+        alternatives=st.lists(ALTERNATIVES, min_size=1, max_size=3),
+        is_indexed=st.booleans(),
+    )
+    def test_a_search_finds_what_a_naive_matcher_finds(self, lines, alternatives, is_indexed):
         query = " OR ".join(
             " ".join([term.written for term in have] + [f"-{term.written}" for term in lack])
             for have, lack in alternatives
         )
         first_seq = self.append(*lines)
+        if is_indexed:
+            self.index()
         rows = self.rows(query, after=first_seq - 1, limit=1000)
         if not all(have for have, _lack in alternatives):
             self.assertTrue(rows[0]["problem"], query)
@@ -348,7 +368,10 @@ class TestLogSearch(LogSearchCase):
     def test_the_update_enters_the_words_of_lines_that_have_none(self):
         self.append(*(f"number {number}" for number in range(900)), "x" * 3000)
         self.append(*("y" * 60000 for _number in range(30)))
+        self.index()
         before = self._all_words()
+        self.append("late")
+        before.add(("late",))
         with Registry(get_db_name()).cursor() as cr:
             env = api.Environment(cr, SUPERUSER_ID, {})
             cr.execute("DELETE FROM ops_run_log_words")
@@ -358,6 +381,8 @@ class TestLogSearch(LogSearchCase):
             (rows,) = cr.fetchone()
             cr.execute(self.ALL_WORDS, [self.run_id])
             self.assertEqual(set(cr.fetchall()), before)
+            cr.execute("SELECT count(*) FROM ops_run_log_tail")
+            self.assertEqual(cr.fetchone()[0], 0, "none is entered twice")
             env["ops.kernel"]._apply()
             cr.execute("SELECT count(*) FROM ops_run_log_words")
             self.assertEqual(cr.fetchone()[0], rows)
@@ -374,6 +399,8 @@ class TestLogSearch(LogSearchCase):
     def test_search_and_pages_read_the_lines_by_index(self):
         for batch in range(10):
             self.append(*(f"line {batch} {number}" for number in range(1000)))
+            if batch == 7:
+                self.index()
         self.append("needle")
         for table in ("ops_run_log_line", "ops_run_log_words"):
             self.db.rows(f"ANALYZE {table}")

@@ -1,5 +1,7 @@
 """Constraints, configuration and what the models compute."""
 
+import json
+
 import psycopg2
 
 from odoo.exceptions import UserError, ValidationError
@@ -54,6 +56,32 @@ class TestModelsRules(TransactionCase):
             "ops.workflow",
             {"name": "Test", "project_id": self.project.id, "workflow_type": "test"},
         )
+
+    def test_a_tool_that_no_worker_would_take_is_refused(self):
+        tool = self.env["ops.tool"].create(
+            {"tool_name": "odoo", "version": "config", "docker_image": "odoo:19.0"}
+        )
+        tool.config_text = '{"memory": "2g", "odoo": ["/opt/odoo/odoo-bin"]}'
+        self.assertEqual(tool.config, {"memory": "2g", "odoo": ["/opt/odoo/odoo-bin"]})
+        auth = {"username": "puller"}
+        for wrong, words in (
+            ('{"memory": "much"}', "The setting memory of the tool odoo:config"),
+            ('{"privileged": true}', "unknown setting privileged"),
+            ('{"odoo": "odoo"}', "must be a list of words"),
+            ("[1]", "must be an object"),
+            ("{", "line 1, column 2"),
+            (json.dumps({"registry_auth": auth}), "password_secret, the name of a secret"),
+            (
+                json.dumps({"registry_auth": auth | {"password": "in-the-clear"}}),
+                "must hold username and password_secret",
+            ),
+            (
+                json.dumps({"registry_auth": auth | {"password_secret": "in the clear"}}),
+                "no name of a secret",
+            ),
+        ):
+            with self.subTest(wrong=wrong), self.assertRaisesRegex(ValidationError, words):
+                tool.config_text = wrong
 
     def test_a_repository_that_no_worker_would_read_is_refused(self):
         for wrong in ("--upload-pack=x", "ext::sh -c id", "relative/path", "http://a b/c.git"):

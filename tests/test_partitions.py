@@ -32,6 +32,7 @@ class TestPartitions(RetentionCase):
             "append_run_logs", run_id=run_id, epoch=epoch, first_seq=4, lines=lines
         )
         self.assertTrue(reply["success"], reply)
+        self.index(run_id)
         self.assertEqual(self.places(run_id), {LOGS})
         self.assertEqual(self.places(run_id, "ops_run_log_words"), {WORDS})
         self.assertEqual(self.places(run_id, "ops_run_event_row"), {EVENTS})

@@ -222,6 +222,7 @@ class TestSqlIdentity(SqlDoorCase):
             ("register_worker", {"worker_id": "thief"}),
             ("heartbeat", {"worker_id": "thief"}),
             ("reap_lost_runs", {}),
+            ("index_run_logs", {}),
             ("append_run_log", {"run_id": 1, "level": "info", "message": "x"}),
             ("complete_workflow_run", {"run_id": 1, "exit_code": 0}),
         ):

@@ -207,6 +207,31 @@ class TestSqlRoles(BaseCase):
             # PostgreSQL refuses this while the role holds a right in any database.
             self.db.rows(f"DROP ROLE {role.name}")
 
+    def test_a_role_is_dropped_when_nothing_hangs_on_it(self):
+        self.apply()
+        reader, operator, gateway, worker = (role.name for role in self.roles)
+
+        def dropped():
+            with self.environment() as roles:
+                roles._drop_unused()
+            return {role.name for role in self.roles} - {
+                row["rolname"] for row in self.db.rows("SELECT rolname FROM pg_roles")
+            }
+
+        self.assertEqual(dropped(), set(), "they have their rights in this database")
+        with self.environment() as roles:
+            roles._revoke(self.schema)
+        # Somebody's login, a right that somebody gave, and a role without our mark.
+        login = f"{reader}_login"
+        self.db.rows(f"CREATE ROLE {login} IN ROLE {reader}")
+        self.addCleanup(self.db.rows, f"DROP ROLE IF EXISTS {login}")
+        self.db.rows(f"GRANT SELECT (id) ON ops_tool TO {gateway}")
+        self.db.rows(f"COMMENT ON ROLE {worker} IS 'somebody else''s'")
+        self.assertEqual(dropped(), {operator})
+        self.db.rows(f"DROP ROLE {login}")
+        self.db.rows(f"REVOKE SELECT (id) ON ops_tool FROM {gateway}")
+        self.assertEqual(dropped(), {reader, operator, gateway})
+
     def test_an_open_schema_public_is_closed(self):
         # Odoo does this to every database it makes.
         self.db.rows("GRANT CREATE ON SCHEMA public TO PUBLIC")

@@ -66,6 +66,7 @@ class TestSqlWorker(KernelCase):
         self.assertIn(run_id, [lease.run_id for lease in plane.list_leases()])
         call("complete_workflow_run", run_id, worker_id, claim.epoch, 0, None, None, {})
         call("reap_lost_runs")
+        call("index_run_logs")
         call("set_worker_state", worker_id, "stopped")
         self.assertEqual(self.run_row(run_id)["status"], "succeeded")
 

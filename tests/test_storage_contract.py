@@ -21,8 +21,8 @@ from odoo.addons.odooops.worker.storage.base import (
     content_disposition,
 )
 from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
+from odoo.addons.odooops.worker.storage.parts import PART_SIZE, part_size_for
 from odoo.addons.odooops.worker.storage.s3 import S3Settings, S3Store
-from odoo.addons.odooops.worker.storage.s3_transfer import PART_SIZE, part_size_for
 
 from .s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from .worker_common import ADDON, FolderCase

@@ -109,6 +109,15 @@ class TestOneRun(KernelCase):
         seqs = self.query("SELECT count(*), max(seq) FROM ops_run_log WHERE run_id = %s", run_id)
         self.assertEqual(seqs[0][0], seqs[0][1])
 
+    def test_words_are_indexed_while_the_run_goes_on(self):
+        script = "seq 1 3000; sleep 71306"
+        run_id = self.queue(self.make_workflow(steps=[{"name": "Talk", "run": script}]))
+        self.start_worker()
+        words = "SELECT 1 FROM ops_run_log_words WHERE run_id = %s"
+        wait_for(lambda: self.query(words, run_id))
+        self.assertTrue(self.call("cancel_run", run_id, "it has said enough")["success"])
+        self.wait_status(run_id, "canceled")
+
     def test_an_unwritable_store_makes_a_success_a_failure(self):
         (self.folder / "artifacts").write_text("not a folder")
         _run_id, row = self.execute(steps=[{"name": "Fine", "run": "true"}])

@@ -5,7 +5,7 @@ import uuid
 
 from odoo.addons.odooops.devtools import embedded
 from odoo.addons.odooops.worker.executors.base import ExecutorError, Limits
-from odoo.addons.odooops.worker.executors.choice import read_tool
+from odoo.addons.odooops.worker.executors.choice import RegistryAuth, read_tool
 
 from .docker_engine import IMAGE, import_program
 from .executor_contract import running
@@ -103,6 +103,22 @@ class TestDockerWorker(DockerCase):
         self.assertEqual(row["error_code"], "worker_lost")
         wait_for(lambda: not self.containers(run_id) and not running("71271"), 30)
 
+    def test_runs_without_a_tool_do_not_need_the_engine(self):
+        if not self.engine.own:
+            self.skipTest("The engine is somebody else's: it cannot be stopped.")
+        steps = [{"name": "Say", "run": "echo here"}]
+        workflow_id = self.make_workflow(steps=steps)
+        self.start_worker("--allow-process")
+        self.wait_status(self.queue(workflow_id), "succeeded")
+        self.engine.own.stop()
+        self.addCleanup(self.engine.own.start)
+        row = self.wait_status(self.queue(workflow_id), "succeeded", "failed")
+        self.assertEqual(row["status"], "succeeded", row)
+        with_tool = self.make_workflow(name="With a tool", tool=self.tool, steps=steps)
+        row = self.wait_status(self.queue(with_tool), "succeeded", "failed")
+        self.assertEqual(row["error_code"], "setup_error")
+        self.assertIn("Docker engine does not answer", row["error_message"])
+
     def test_memory_and_output_limits_of_the_tool_are_told(self):
         steps = [{"name": "Eat", "run": "tail -c 300m /dev/zero"}]
         self.make_tool(IMAGE, version="2", config={"memory": "32m", "output": "100k"})
@@ -111,11 +127,12 @@ class TestDockerWorker(DockerCase):
         _run, row = self.execute(steps=[{"name": "Talk", "run": "yes"}])
         self.assertEqual((row["status"], row["error_code"]), ("failed", "resource_limit"), row)
 
-    def test_an_image_nobody_has_is_a_setup_error_that_says_what_to_do(self):
+    def test_an_image_whose_registry_is_not_there_says_what_to_do(self):
         self.make_tool("127.0.0.1:9/nothing:1", version="2")
         _run, row = self.execute(steps=[{"name": "Never", "run": "true"}])
-        self.assertEqual((row["status"], row["error_code"]), ("failed", "setup_error"))
+        self.assertEqual((row["status"], row["error_code"]), ("failed", "registry_unavailable"))
         self.assertIn("cannot be pulled", row["error_message"])
+        self.assertIn("Check that it runs", row["error_message"])
 
     def test_without_consent_nothing_runs_as_a_process(self):
         _run, row = self.execute(tool=None, steps=[{"name": "Never", "run": "true"}])
@@ -131,6 +148,13 @@ class TestTool(FolderCase):
         tool = read_tool(self.row | {"config": config}, Limits(memory=1, output=5))
         self.assertEqual(tool.limits, Limits(memory=2 << 30, cpus=0.5, processes=9, output=5))
         self.assertFalse(tool.read_only)
+        self.assertEqual((tool.odoo, tool.registry_auth), (("odoo",), None))
+        auth = {"username": "puller", "password_secret": "REGISTRY"}
+        tool = read_tool(
+            self.row | {"config": {"odoo": ["a", "b"], "registry_auth": auth}}, Limits()
+        )
+        self.assertEqual(tool.odoo, ("a", "b"))
+        self.assertEqual(tool.registry_auth, RegistryAuth("puller", "REGISTRY"))
 
     def test_a_wrong_config_is_refused_with_the_name_of_the_setting(self):
         wrong = {"memory": "much", "cpus": True, "processes": 0, "read_only": 1, "privileged": True}

@@ -232,9 +232,7 @@ class TestRuns(KernelCase):
         self.assertEqual(row["status"], "succeeded", row)
         messages = self.messages(run_id)
         self.assertIn("stored", messages)
-        self.assertIn(
-            ".odooops.yml is not read: the project does not allow it for this workflow.", messages
-        )
+        self.assertIn(".odooops.yml is not read: the project does not allow that here.", messages)
         self.set(repository_config="all")
         git(self.repository, "commit", "--quiet", "--allow-empty", "-m", "Again")
         with self.environment() as env:

@@ -198,7 +198,7 @@ class KernelCase(FolderCase):
     def _remove_project(self):
         """Remove the project with its history, which the triggers forbid to everybody else."""
         tables = (
-            *("ops_run_event_row", "ops_run_log_line", "ops_run_log_words"),
+            *("ops_run_event_row", "ops_run_log_line", "ops_run_log_words", "ops_run_log_tail"),
             *("ops_run_artifact", "ops_run_lease"),
         )
         with psycopg2.connect(self.dsn) as connection, connection.cursor() as cursor:
@@ -248,7 +248,7 @@ class DockerCase(KernelCase):
     def work(self, *options):
         """Let a worker execute what is queued."""
         worker = self.start_worker("--until-idle", *options)
-        self.assertEqual(worker.wait(180), 0)
+        self.assertEqual(worker.wait(600), 0)
 
     def containers(self, run_id):
         """The run's containers that are left."""

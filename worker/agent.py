@@ -36,6 +36,9 @@ gives up on a run, nobody works on it any more. The lease of a frozen runner is 
 goes back to the queue, a running one fails with the cause ``worker_lost``. Leftover databases and
 work directories of dead runs are removed, too.
 
+**Indexing.** Lines are stored without their words in the search's index, which searches make up for
+by reading them. Every worker enters such words, each second while it has runs.
+
 **Stopping.** The first SIGTERM or SIGINT drains: nothing new is claimed, a claim that has not begun
 is given back, running work goes on to its end (for a bounded time), or is left to the next worker
 at once (``--on-stop handover``). The second one stops now: the work is killed and its runs fail as
@@ -48,6 +51,7 @@ repeated, until the lease ends.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import shutil
@@ -59,7 +63,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from . import database, run_secrets
+from . import database, run_secrets, services
 from .artifacts import make_store
 from .control.base import (
     Claim,
@@ -84,6 +88,7 @@ _logger = logging.getLogger(__name__)
 
 VERSION = "1"
 MAX_PAUSE = 15.0
+INDEX_SECONDS = 1.0
 #: How soon a signal is noticed.
 SIGNAL_SECONDS = 0.25
 #: Seconds for the last words of killed runs.
@@ -132,6 +137,7 @@ class Agent:
         threads = [
             self._thread("heartbeat", self._heartbeat_loop),
             self._thread("maintenance", self._maintenance_loop),
+            self._thread("index", self._index_loop),
             self._thread("listen", self._listen),
         ]
         try:
@@ -151,7 +157,7 @@ class Agent:
 
         :raises StorageError: it cannot be used
         """
-        store = make_store(self.settings)
+        store = make_store(self.settings, self.control)
         if self.settings.s3_bucket:
             try:
                 store.check()
@@ -285,15 +291,30 @@ class Agent:
         if not isinstance(reply, Refused) and (reply.get("requeued") or reply.get("failed")):
             _logger.info("Lost runs: %s requeued, %s failed", reply["requeued"], reply["failed"])
 
+    def _index_loop(self) -> None:
+        """Enter words of stored log lines in the index; without runs, what others have left."""
+        next_call = 0.0
+        while not self._end.wait(INDEX_SECONDS):
+            if self._active or time.monotonic() >= next_call:
+                next_call = time.monotonic() + self.settings.reap_seconds
+                self._quietly("Indexing log lines", self._index)
+
+    def _index(self) -> None:
+        while not self._end.is_set():
+            reply = self.control.index_run_logs()
+            if isinstance(reply, Refused) or not reply["lines"]:
+                return
+
     def collect_garbage(self) -> None:
         """Remove containers, work directories and databases of runs that hold no lease."""
         namespace = self._namespace
         if "docker" in self._executors:
             # Before the folders that they still use.
             self._quietly("Removing leftover containers", self._collect_containers)
+        places = (self.settings.work_dir.iterdir(), run_secrets.folders(), services.folders())
         found = {
             path: parse_workdir_name(namespace, path.name)
-            for path in (*self.settings.work_dir.iterdir(), *run_secrets.folders())
+            for path in itertools.chain.from_iterable(places)
         }
         # The leases are read after the names: what is being made just now has its lease already.
         live = {(lease.run_id, lease.epoch) for lease in self.control.list_leases()}

@@ -26,6 +26,7 @@ from .errors import RunError
 from .settings import Settings
 from .storage.base import ArtifactStore, StorageError, StoredObject, StoreUnavailable
 from .storage.filesystem import FilesystemStore
+from .storage.remote import RemoteStore
 from .workflow import expire_seconds
 
 _logger = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class ArtifactRecorder:
         claim: Claim,
         limits: Limits,
     ) -> None:
-        self._store = store
+        self._store = store.of_run(claim.run_id, claim.epoch)
         self._control = control
         self._folder = f"{claim.snapshot['project']['slug']}/{claim.run_id}"
         self._run_id = claim.run_id
@@ -270,12 +271,14 @@ class _Watched:
             self._left -= size
 
 
-def make_store(settings: Settings) -> ArtifactStore:
-    """The store that the settings of a worker name.
+def make_store(settings: Settings, control: ControlPlane | None) -> ArtifactStore:
+    """The store that the settings of a worker name: without any, over HTTP the control plane's.
 
     :raises StorageError: they are wrong
     """
     if not settings.s3_bucket:
+        if settings.control_url:
+            return RemoteStore(control)
         return FilesystemStore(settings.artifacts)
     # boto3 takes 20 MB, for those who use it.
     from .storage.s3 import S3Settings, S3Store

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from . import checkout, database, placement, repository_config, run_secrets
 from .artifacts import ArtifactRecorder, Limits
+from .cache import Caches
 from .collecting import collect
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
 from .control.masked import MaskedControlPlane
@@ -38,6 +39,7 @@ from .logs import LogLine, clean_json, clean_text
 from .masking import Masker
 from .recipes import get_recipe
 from .recipes.base import Outcome, Recipe
+from .services import PostgresService
 from .settings import Settings
 from .steps import StepRunner
 from .storage.base import ArtifactStore
@@ -246,15 +248,17 @@ class Execution:
         job.env = self._environment(job)
         wants_checkout = recipe.needs_checkout if recipe else True
         if wants_checkout and (recipe or job.snapshot["project"].get("repository_url")):
-            job.commit = checkout.fetch(job).commit
-            self._metadata["commit"] = job.commit
-            recipe = self._use_repository_config(job, recipe)
-            job.env = self._environment(job)
-            job.env["ODOOOPS_GIT_COMMIT"] = job.commit
+            recipe = self._check_out(job, recipe)
         # Not before the checkout: git has no use for them, and what it starts should not have any.
         job.env.update(self._secrets(job, job.config["secrets"]))
         wants_database = recipe.needs_database if recipe else job.config["database"]
+        service = None
         try:
+            if job.config["services"]:
+                service = PostgresService(
+                    job, self._tools.executor, self.guard, settings, self._masker
+                )
+                job.env.update(service.start())
             if wants_database:
                 prefix = database.name_prefix(self._tools.namespace)
                 made = database.create(settings.runs_dsn, prefix, job.run_id, job.epoch)
@@ -270,41 +274,41 @@ class Execution:
                 lambda name: self._secrets(job, [{"name": name, "as": "env"}])[name],
             )
             self._metadata.update({"image": image} if image else {})
+            caches = Caches(
+                job,
+                settings.work_dir / f"caches-{self._tools.namespace}",
+                settings.cache_limit_mb << 20,
+                image["image_id"] if image else None,
+            )
+            caches.restore()
             outcome = recipe.run(job) if recipe else self._run_steps(job)
             self._metadata.update(outcome.metadata)
         except RunError:
             self._collect_artifacts(job, None)
             raise
         else:
-            return self._collect_artifacts(job, outcome)
+            outcome = self._collect_artifacts(job, outcome)
+            if not (outcome.exit_code or outcome.error_code):
+                caches.save()
+            return outcome
         finally:
+            if service:
+                service.stop()
             if job.database:
                 self._drop_database(job)
 
-    def _use_repository_config(self, job: RunJob, recipe: Recipe | None) -> Recipe | None:
-        """Let the checkout's file change the config; the recipe, unless there are steps now.
-
-        :raises RunError: setup_error
-        """
-        if not repository_config.exists(job.checkout_dir):
-            return recipe
-        name, workflow = repository_config.FILE_NAME, job.snapshot["workflow"]
-        if not repository_config.is_allowed(job.snapshot):
-            job.log("info", f"{name} is not read: the project does not allow it for this workflow.")
-            return recipe
-        override = repository_config.read(job.checkout_dir, workflow)
-        if not override or not override.config:
-            job.log("info", f"{name} says nothing about this workflow.")
-            return recipe
-        stored, kind = job.snapshot.get("config") or {}, workflow["workflow_type"]
-        config = repository_config.merged(kind, stored, override)
-        keys = ", ".join(sorted(override.config))
-        facts = {"file": name, "path": override.path, "sha256": override.checksum}
-        job.event("info", f"{name} of the commit sets {keys}.", facts)
-        job.log("info", f"{name} ({override.path}) sets {keys}")
-        self._metadata["config"] = config
-        job.configure(with_defaults(config))
-        return None if job.config["steps"] else get_recipe(kind)
+    def _check_out(self, job: RunJob, recipe: Recipe | None) -> Recipe | None:
+        """Fetch the commit and let its file change the config; the recipe that works then."""
+        job.commit = checkout.fetch(job).commit
+        self._metadata["commit"] = job.commit
+        changed = repository_config.apply(job)
+        if changed:
+            self._metadata["config"] = changed
+            kind = str(job.snapshot["workflow"]["workflow_type"])
+            recipe = None if job.config["steps"] else get_recipe(kind)
+            job.env = self._environment(job)
+        job.env["ODOOOPS_GIT_COMMIT"] = job.commit
+        return recipe
 
     def _secrets(self, job: RunJob, wanted: Sequence[Mapping[str, str]]) -> dict[str, str]:
         """The variables that give the steps their secrets; all are masked from here on."""

@@ -13,12 +13,12 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
 from .errors import RunError
-from .workflow import ConfigProblem, problems_by, secret_names, validate_config
+from .workflow import ConfigProblem, problems_by, secret_names, validate_config, with_defaults
 from .workflow_schema import (
     CONFIG_SCHEMA,
     DEFAULT_TIMEOUT,
@@ -26,6 +26,9 @@ from .workflow_schema import (
     REPOSITORY_KEYS,
     REPOSITORY_SCHEMA,
 )
+
+if TYPE_CHECKING:
+    from .job import RunJob
 
 FILE_NAME = ".odooops.yml"
 MAX_BYTES = 256 << 10
@@ -46,16 +49,38 @@ class Override(NamedTuple):
     checksum: str
 
 
+def apply(job: RunJob) -> dict[str, Any] | None:
+    """Let the checkout's file change the config of a run, and record that; the config from now on.
+
+    None when there is no such file, the project does not allow it, or it says nothing about the
+    workflow.
+
+    :raises RunError: setup_error
+    """
+    workflow = job.snapshot["workflow"]
+    if not os.path.lexists(job.checkout_dir / FILE_NAME):
+        return None
+    if not is_allowed(job.snapshot):
+        job.log("info", f"{FILE_NAME} is not read: the project does not allow that here.")
+        return None
+    override = read(job.checkout_dir, workflow)
+    if not override or not override.config:
+        job.log("info", f"{FILE_NAME} says nothing about this workflow.")
+        return None
+    config = merged(workflow["workflow_type"], job.snapshot.get("config") or {}, override)
+    keys = ", ".join(sorted(override.config))
+    facts = {"file": FILE_NAME, "path": override.path, "sha256": override.checksum}
+    job.event("info", f"{FILE_NAME} of the commit sets {keys}.", facts)
+    job.log("info", f"{FILE_NAME} ({override.path}) sets {keys}")
+    job.configure(with_defaults(config))
+    return config
+
+
 def is_allowed(snapshot: Mapping[str, Any]) -> bool:
     """Whether the project lets the file change runs of this workflow's type."""
     setting = snapshot["project"].get("repository_config")
     is_guarded = snapshot["workflow"]["workflow_type"] in GUARDED_TYPES
     return setting == "all" or (setting == "build_test" and not is_guarded)
-
-
-def exists(checkout: Path) -> bool:
-    """Whether the checkout has such a file at its root."""
-    return os.path.lexists(checkout / FILE_NAME)
 
 
 def read(checkout: Path, workflow: Mapping[str, Any]) -> Override | None:

@@ -77,7 +77,8 @@ class Runner:
     def run(self) -> None:
         """Execute the run to its end; then nothing is left of it on this host."""
         settings, docker, problem = self.settings, None, None
-        if settings.docker:
+        # An engine that is away concerns those alone that need it.
+        if settings.docker and self.claim.snapshot.get("tool"):
             try:
                 docker = DockerExecutor(settings.docker_host)
             except ExecutorError as error:
@@ -87,7 +88,7 @@ class Runner:
             self._control,
             # With Docker alone, processes serve the worker's own programs and no step.
             ProcessExecutor(settings.allow_process or settings.docker),
-            make_store(settings),
+            make_store(settings, self._control),
             self.worker_id,
             self._namespace,
             is_stopping=lambda: self.folder.orders().is_draining,
@@ -177,8 +178,8 @@ def nursery(descriptor: int) -> None:
         logging.basicConfig(
             level=settings.log_level.upper(), stream=sys.stderr, format=LOG_FORMAT, force=True
         )
-        # Whatever an upgrade may take away is read now.
-        make_store(settings)
+        # Whatever an upgrade may take away is read now; no store is used here.
+        make_store(settings, None)
         agent.send(READY)
         # Objects that are never looked at by the collector stay shared with the children.
         gc.collect()

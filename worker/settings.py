@@ -154,7 +154,8 @@ class Settings:
     control_ca: str = _setting("", str, "file with the authority of that Odoo's certificate")
     #: Where the databases of runs are made. Its role needs CREATEDB and CREATEROLE.
     runs_dsn: str = _setting("", str, "libpq connection string of the server for run databases")
-    #: The file store of artifacts; all workers and Odoo must see the same files.
+    #: The file store of artifacts; all workers and Odoo must see the same files. Over HTTP it is
+    #: not used, as the control plane stores files then.
     artifacts: Path = _setting(HOME / "artifacts", _path, "folder of the artifact store")
     #: What opens the secrets of projects; without it a run that needs some fails and says so.
     secrets_key: Path | None = _setting(None, _file, "file with the keys of the secrets")
@@ -188,6 +189,10 @@ class Settings:
     )
     #: The operator's consent to processes without isolation.
     allow_process: bool = _setting(False, _flag, "run the steps as local processes, not isolated")
+    #: Of all caches of runs on this host; the longest unused go first. 0: no caches.
+    cache_limit_mb: int = _setting(
+        10_240, _number(0, 52_428_800, int), "MiB of caches kept for runs (0: none)"
+    )
     #: Whether to run workflows that name a tool in containers.
     docker: bool = _setting(False, _flag, "run workflows that name a tool in Docker containers")
     #: The engine, on this host as it shares the work directory. Empty: DOCKER_HOST, or the usual.
@@ -197,6 +202,12 @@ class Settings:
     run_cpus: float = _setting(0.0, _number(0, 1024), "processors of a container (0: all)")
     run_processes: int = _setting(1024, _number(0, 1 << 22, int), "processes of a step")
     run_output_mb: int = _setting(1024, _number(0, 1 << 20, int), "output of a step in MiB")
+    #: Of the server that a run's service is. Empty: PATH, then Debian's folders, the newest first.
+    postgres_programs: Path | None = _setting(
+        None, _folder, "folder of the programs initdb and postgres, for services"
+    )
+    #: Only of a worker that runs as root, which PostgreSQL does not.
+    postgres_user: str = _setting("postgres", str, "user of services' PostgreSQL servers, for root")
     #: How runs start Odoo.
     odoo: tuple[str, ...] = _setting((), _command, "command that starts Odoo")
     #: Addons of that Odoo beside its own.

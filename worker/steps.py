@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import RunError, RunStopped
 from .job import RunJob
+from .ports import free_port
 from .recipes.base import Outcome
 from .step_plan import PlannedStep, plan
 
@@ -103,11 +104,14 @@ class StepRunner:
 
     def _execute(self, planned: PlannedStep) -> int:
         argv = ["/bin/sh", "-e", "-c", planned.step["run"]]
+        # Where Odoo listens when a step starts it, unless the config or the command line says so.
+        address = {"ODOO_HTTP_INTERFACE": "127.0.0.1", "ODOO_HTTP_PORT": str(free_port())}
+        env = {name: value for name, value in address.items() if name not in self._job.env}
         with self._job.step(planned.name):
             return self._job.execute(
                 argv,
                 name=f"Step {planned.name}",
-                env=planned.variables,
+                env={**env, **planned.variables},
                 timeout=planned.step.get("timeout"),
             )
 

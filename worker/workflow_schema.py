@@ -50,6 +50,8 @@ def _text(pattern: str, reason: str, max_length: int, min_length: int = 1) -> di
     }
 
 
+#: Servers a run may have beside its steps.
+SERVICES = ("postgres",)
 SECRET_FORMS = ("env", "file")
 _SECRET_TEXT = _text(
     _SECRET_NAME, "is not a name of a secret (capital letters, digits and _)", SECRET_NAME_LENGTH
@@ -61,6 +63,9 @@ _ENV_NAMES = {
 }
 _TIMEOUT = {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT, "description": "Seconds."}
 
+# Neither absolute nor with a part that is . or ..
+_BELOW = "(?!/)(?!(.*/)?\\.\\.?(/|$))"
+_PLAIN = "[^*?\\u0000-\\u001f\\\\]"
 _PATH_PATTERN = _text(
     "^(?!/)(?!(.*/)?\\.\\.(/|$))[^\\u0000-\\u001f\\\\]+" + _END,
     "must be a path or pattern (* ? **) below the checkout, without ..",
@@ -224,6 +229,56 @@ CONFIG_SCHEMA: dict[str, Any] = {
             "maxItems": 100,
             "items": _STEP,
         },
+        "cache": {
+            "type": "array",
+            "description": "Folders to find as the last run left them that had the same key.",
+            "maxItems": 20,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["path", "key"],
+                "properties": {
+                    "path": _text(
+                        "^(~/)?"
+                        + _BELOW
+                        + "[^/*?\\u0000-\\u001f\\\\][^*?\\u0000-\\u001f\\\\]*"
+                        + _END,
+                        "must be a folder below the checkout, or below HOME with ~/ before it,"
+                        " without .. or * ?",
+                        300,
+                    ),
+                    "key": {
+                        "type": "array",
+                        "description": "Files of the checkout; a change of one begins a new cache.",
+                        "uniqueItems": True,
+                        "minItems": 1,
+                        "maxItems": 20,
+                        "items": _text(
+                            f"^{_BELOW}{_PLAIN}+{_END}",
+                            "must be a file below the checkout, without .. or * ?",
+                            300,
+                        ),
+                    },
+                    "name": _STEP_NAME | {"description": "Shown in the log; the path when absent."},
+                },
+            },
+        },
+        "services": {
+            "type": "array",
+            "description": "Servers of the run's own beside its steps.",
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["name"],
+                "properties": {
+                    "name": {
+                        "enum": list(SERVICES),
+                        "description": "postgres: PG* is set for a role that may make databases.",
+                    }
+                },
+            },
+        },
         "junit": _PATH_PATTERN
         | {"description": "JUnit XML files the steps write; failed tests fail the run."},
         "artifacts": {
@@ -262,12 +317,14 @@ CONFIG_SCHEMA: dict[str, Any] = {
 #: What ``.odooops.yml`` may change: the rest counts before there is a checkout.
 REPOSITORY_KEYS = (
     "artifacts",
+    "cache",
     "database",
     "env",
     "junit",
     "modules",
     "network",
     "secrets",
+    "services",
     "steps",
     "timeout",
 )

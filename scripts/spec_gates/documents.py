@@ -130,8 +130,7 @@ class _Names:
                 )
 
     def _is_test(self, said):
-        # Variables and columns of the documents' own examples begin like that, too.
-        return said in self.tests or said.count("_") < 2
+        return said in self.tests
 
     def _is_path(self, said):
         said = re.sub(r"(::.*|:\d+)$", "", said)

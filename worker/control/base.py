@@ -172,9 +172,10 @@ class ControlPlane(abc.ABC):
 
     @abc.abstractmethod
     def run_secrets(self, run_id: int, worker_id: str, epoch: int) -> Mapping[str, Any] | Refused:
-        """The sealed secrets that the run's snapshot names, for its holder only.
+        """The secrets that the run's snapshot names, for its holder only.
 
-        ``secrets``: list of name, environment, key_id, sealed (base64); ``missing`` and
+        ``secrets``: list of name, environment, key_id, sealed (base64), over HTTP ``value`` in
+        place of the last two; ``missing`` and
         ``withheld``: names; ``project_id`` and ``environment`` of the run.
         """
 
@@ -206,6 +207,11 @@ class ControlPlane(abc.ABC):
     @abc.abstractmethod
     def reap_lost_runs(self) -> Mapping[str, Any] | Refused:
         """Requeue or fail the runs whose leases have ended, whoever held them."""
+
+    @abc.abstractmethod
+    def index_run_logs(self) -> Mapping[str, Any] | Refused:
+        """Enter words of stored log lines in the search's index; ``lines`` is how many lines it
+        took, 0 when there is nothing to do now."""
 
     @abc.abstractmethod
     def list_leases(self) -> list[Lease]:

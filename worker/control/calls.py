@@ -155,5 +155,8 @@ class KernelCalls(ControlPlane):
     def reap_lost_runs(self):
         return self._call("reap_lost_runs")
 
+    def index_run_logs(self):
+        return self._call("index_run_logs")
+
     def list_leases(self):
         return [Lease(row["run_id"], row["epoch"], row["worker_id"]) for row in self._lease_rows()]

@@ -20,5 +20,6 @@ def connect(settings: Settings, connections: int = MAX_CONNECTIONS) -> ControlPl
             TokenFile(settings.token_file),
             settings.control_database,
             settings.control_ca,
+            settings.s3_ca_bundle,
         )
     return SqlControlPlane(settings.dsn, connections)

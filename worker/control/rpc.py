@@ -15,9 +15,11 @@ import random
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 
@@ -29,6 +31,8 @@ _logger = logging.getLogger(__name__)
 PATH = "/ops/jsonrpc"
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
+#: For what reads a whole file at the other end, and for the sending of a part.
+STORE_SECONDS = 300.0
 #: Pauses in seconds before each further attempt of one call; afterwards the control plane counts as
 #: away.
 RETRY_PAUSES = (0.05, 0.5, 2.0)
@@ -86,10 +90,17 @@ class TokenFile:
 
 
 class RpcControlPlane(KernelCalls):
-    """``url`` is Odoo's address, ``database`` its database where the server has several."""
+    """``url`` is Odoo's address, ``database`` its database where the server has several.
 
-    def __init__(self, url: str, token_file: TokenFile, database: str = "", ca: str = "") -> None:
-        self._url = url.rstrip("/") + PATH
+    ``ca`` and ``store_ca`` are files with the authorities of Odoo's certificate and of the artifact
+    store's, where they are no public ones.
+    """
+
+    def __init__(
+        self, url: str, token_file: TokenFile, database: str = "", ca: str = "", store_ca: str = ""
+    ) -> None:
+        self._base = url.rstrip("/")
+        self._url = self._base + PATH
         self._token_file = token_file
         self._credentials = token_file.load()
         self._database = database
@@ -101,13 +112,19 @@ class RpcControlPlane(KernelCalls):
             timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
             **({"ca_certs": ca} if ca else {}),
         )
+        self._stores = urllib3.PoolManager(
+            maxsize=MAX_CONNECTIONS,
+            retries=False,
+            **({"ca_certs": store_ca} if store_ca else {}),
+        )
 
     def close(self) -> None:
         self._http.clear()
+        self._stores.clear()
 
     # -- one call -------------------------------------------------------------------------
 
-    def _call(self, function, idempotent=True, **parameters):
+    def _call(self, function, idempotent=True, read_seconds=READ_SECONDS, **parameters):
         body = json.dumps(
             {
                 "jsonrpc": "2.0",
@@ -124,7 +141,9 @@ class RpcControlPlane(KernelCalls):
         )
         for pause in (*RETRY_PAUSES, None):
             try:
-                response = self._post(body)
+                response = self._request(
+                    "POST", self._url, body.encode(), read_seconds=read_seconds
+                )
                 if response.status not in _AWAY:
                     return self._read(response, function)
                 problem = f"HTTP {response.status}"
@@ -140,22 +159,36 @@ class RpcControlPlane(KernelCalls):
             time.sleep(pause * random.uniform(0.8, 1.2))
         raise ControlPlaneUnavailable(f"The control plane cannot be reached: {problem}")
 
-    def _post(self, body: str) -> urllib3.BaseHTTPResponse:
+    def _request(
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        read_seconds: float = READ_SECONDS,
+    ) -> urllib3.BaseHTTPResponse:
         """One request; with the token of the file when it is a newer one and ours is refused:
         the agent renews it, and its runners find it there."""
+
+        def send(token: str) -> urllib3.BaseHTTPResponse:
+            return self._http.request(
+                method,
+                url,
+                body=body,
+                headers={**self._headers(token), **(headers or {})},
+                redirect=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+            )
+
         used = self._credentials["token"]
-        response = self._http.request(
-            "POST", self._url, body=body.encode(), headers=self._headers(used)
-        )
+        response = send(used)
         if response.status != 401:
             return response
         current = self._token_file.load()
         if current["token"] == used:
             return response
         self._credentials = current
-        return self._http.request(
-            "POST", self._url, body=body.encode(), headers=self._headers(current["token"])
-        )
+        return send(current["token"])
 
     def _headers(self, token: str) -> dict[str, str]:
         headers = {
@@ -191,6 +224,48 @@ class RpcControlPlane(KernelCalls):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             return str(json.loads(response.data)["error"]["message"])
         return None
+
+    # -- artifacts, see storage/remote.py ---------------------------------------------------
+
+    def artifact_call(self, function: str, **parameters: Any) -> Any:
+        """Like the other calls: a reply or ``Refused``. It may take as long as reading the file."""
+        return self._call(function, read_seconds=STORE_SECONDS, **parameters)
+
+    def put(self, url: str, headers: Mapping[str, str], data: bytes) -> tuple[int, str, str]:
+        """PUT the bytes of a part; HTTP status, ETag, and what a refusal says.
+
+        A path is one of the control plane, whose token goes with it. An address is a key by itself,
+        and nothing of ours goes with it.
+
+        :raises ControlPlaneUnavailable: no answer came; whether there was an effect is unknown
+        """
+        is_ours = url.startswith("/")
+        try:
+            if is_ours:
+                url = self._base + url
+                response = self._request("PUT", url, data, headers, STORE_SECONDS)
+            else:
+                response = self._stores.request(
+                    "PUT",
+                    url,
+                    body=data,
+                    headers=headers,
+                    redirect=False,
+                    timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=STORE_SECONDS),
+                )
+        except urllib3.exceptions.HTTPError as error:
+            # An address is as good as a password while it lives.
+            place = urlsplit(url)._replace(query="").geturl()
+            name = type(error).__name__ if not is_ours else _sentence(error)
+            raise ControlPlaneUnavailable(f"{place} took no file: {name}") from error
+        said = self._said(response) if is_ours else ""
+        return response.status, response.headers.get("ETag", ""), said
+
+    @staticmethod
+    def _said(response: urllib3.BaseHTTPResponse) -> str:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            return f": {json.loads(response.data)['error']}"
+        return ""
 
     # -- the token ------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
 # here: "lease" (the moment, on the clock of /proc/uptime, at which everything ends) and "stop" (the
 # grace in which it is to end). /run/odooops/end/reason tells the worker why it ended, and "rung"
 # beside it the last signal that was sent for that; without a reason, PID 1 was killed from outside.
+# "oom" is there when memory ran out.
 #
 # The step is started in the foreground: a shell starts background commands with SIGINT ignored, and
 # SIGINT is the first rung of the ladder. So the watchdog is the one in the background. It outlives
@@ -81,6 +82,17 @@ others() {
     return 1
 }
 
+# Tell whether the kernel killed something in here for want of memory: by the control group's own
+# count, of version 2 or of version 1.
+count_oom() {
+    for file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
+        [ -r "$file" ] || continue
+        while read -r key value; do
+            [ "$key" != oom_kill ] || [ "$value" -eq 0 ] || echo "$value" >/run/odooops/end/oom
+        done <"$file"
+    done
+}
+
 if ! command -v "$1" >/dev/null 2>&1; then
     echo not_started >"$reason_file"
     exit 127
@@ -93,6 +105,7 @@ trap : HUP INT TERM USR1 USR2
 exec 3>&2 2>/dev/null
 "$@" 2>&3 3>&-
 code=$?
+count_oom
 kill -KILL "$watchdog"
 wait "$watchdog"
 # What the step left behind may end by itself, for two seconds; the end of PID 1 kills the rest.

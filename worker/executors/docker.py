@@ -34,11 +34,11 @@ from typing import Any
 
 import docker
 import requests
-from docker.types import LogConfig, Mount, Ulimit
+from docker.types import Mount, Ulimit
 
-from . import docker_images
-from .base import Chunk, Executor, ExecutorError, Handle, Limits, ProcessSpec, ProcessStatus
-from .docker_output import ENTRY_OVERHEAD, OutputStream, open_log
+from . import docker_images, docker_limits
+from .base import Chunk, Executor, ExecutorError, Handle, ProcessSpec, ProcessStatus
+from .docker_output import OutputStream, open_log
 from .files import read_word, write_private
 
 _logger = logging.getLogger(__name__)
@@ -103,6 +103,7 @@ class DockerExecutor(Executor):
                 f"The Docker engine at {self._host} runs on another machine or in a virtual one;"
                 " the worker needs one that shares its folders and its clock."
             )
+        self._info = info
         self._user = f"{os.getuid()}:{os.getgid()}"
         self._states: dict[str, _State] = {}
         self._relays: dict[int, subprocess.Popen[bytes]] = {}
@@ -127,6 +128,7 @@ class DockerExecutor(Executor):
     def start(self, spec: ProcessSpec, directory: Path) -> Handle:
         if spec.sandbox is None:
             raise ExecutorError("The Docker executor was given no image.")
+        docker_limits.require_kept(self._info, spec.limits)
         directory.mkdir(mode=0o700, parents=True)
         for name in ("control", "end"):
             (directory / name).mkdir(mode=0o700)
@@ -295,7 +297,7 @@ class DockerExecutor(Executor):
             pids_limit=limits.processes,
             ulimits=[Ulimit(name="core", soft=0, hard=0)],
             oom_score_adj=500,
-            log_config=_log_config(limits.output),
+            log_config=docker_limits.log_config(limits.output),
         )
         timeout = "" if spec.timeout is None else str(int(spec.timeout * 100))
         times = [timeout, str(int(spec.grace * 100))]
@@ -303,7 +305,7 @@ class DockerExecutor(Executor):
         return self._client.create_container(
             sandbox.image,
             entrypoint=["/bin/sh"],
-            command=[*script, *times, *_ulimit_words(limits), *spec.argv],
+            command=[*script, *times, *docker_limits.ulimit_words(limits), *spec.argv],
             environment=env,
             working_dir=str(spec.cwd),
             user=self._user,
@@ -381,6 +383,8 @@ class DockerExecutor(Executor):
     def _status(self, handle: Handle, state: _State, found: Mapping[str, Any]) -> ProcessStatus:
         """How a container ended, from what PID 1 wrote and what the engine tells."""
         code = int(found["ExitCode"])
+        # PID 1 counts for itself, too: an engine may miss what happens just before the end.
+        memory_ran_out = found["OOMKilled"] or (handle.directory / "end" / "oom").exists()
         # The step may have written there, too.
         reason, rung = (read_word(handle.directory / "end" / name) for name in ("reason", "rung"))
         if state.is_over_limit:
@@ -388,7 +392,7 @@ class DockerExecutor(Executor):
         elif reason not in _REASONS:
             if (handle.directory / "control" / "stop").exists():
                 reason = "stopped"
-            elif found["OOMKilled"]:
+            elif memory_ran_out:
                 reason = "exited"
             else:
                 words = f" ({found['Error']})" if found.get("Error") else ""
@@ -406,7 +410,7 @@ class DockerExecutor(Executor):
             reason,
             exit_code=None if number else code,
             signal=number,
-            out_of_memory=bool(found["OOMKilled"]) and code != 0 and reason == "exited",
+            out_of_memory=bool(memory_ran_out) and code != 0 and reason == "exited",
             # Without a word of the watchdog it was this executor that killed it.
             rung=rung if rung in _RUNGS else "SIGKILL" if reason == "stopped" else None,
         )
@@ -455,26 +459,6 @@ def _is_over(labels: Mapping[str, str], is_live: Callable[[int, int], bool]) -> 
         return not is_live(int(labels[LABEL_RUN]), int(labels[LABEL_EPOCH]))
     except (KeyError, ValueError):
         return False
-
-
-def _ulimit_words(limits: Limits) -> list[str]:
-    """The limits as ``ulimit`` takes them: open files, blocks of 512 bytes, kilobytes.
-
-    PID 1 sets them, as far as the engine's own limits let it; the engine would refuse the start.
-    """
-    wanted = (limits.open_files, limits.file_size, limits.address_space)
-    units = (1, 512, 1024)
-    return [
-        "" if number is None else str(number // unit)
-        for number, unit in zip(wanted, units, strict=True)
-    ]
-
-
-def _log_config(limit: int | None) -> LogConfig:
-    """One file, larger than the executor lets the output become, so that it is never rotated."""
-    size = 1 << 50 if limit is None else limit + limit // 8 + (1 << 24) + ENTRY_OVERHEAD
-    options = {"max-size": str(size), "max-file": "1", "compress": "false"}
-    return LogConfig(type="local", config=options)
 
 
 def _write_lease(directory: Path, deadline: float) -> None:

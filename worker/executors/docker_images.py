@@ -67,7 +67,7 @@ _REASONS = (
             re.I,
         ),
         "its registry does not answer as it should. Check that it runs and that this worker's host"
-        " reaches it",
+        " reaches it, or load the image on the worker with docker load",
     ),
 )
 

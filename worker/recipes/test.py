@@ -7,11 +7,11 @@ Results come from Odoo's test runner itself (``odoo_addons/odooops_run``), not f
 from __future__ import annotations
 
 import dataclasses
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 from ..junit_report import slowest_of
+from ..ports import free_port
 from .base import Job, Outcome, Recipe
 from .junit import TestResult, counts, read_results, write_junit
 from .odoo import RUN_MODULE
@@ -50,7 +50,7 @@ class TestRecipe(Recipe):
             exit_code, causes = pipeline.run_odoo(
                 # With =, since a choice of tests may begin with a dash.
                 [f"--test-tags={tags}", f"--load=base,web,{RUN_MODULE}"],
-                {"http_interface": "127.0.0.1", "http_port": _free_port()},
+                {"http_interface": "127.0.0.1", "http_port": free_port()},
                 {"ODOOOPS_TEST_RESULTS": str(results_file)},
             )
             missing = pipeline.not_installed()
@@ -143,10 +143,3 @@ def _without_tests(tags: str, skipped: int, metadata: dict[str, Any]) -> Outcome
         error_message=f"No test was run: {reason}.",
         metadata=metadata,
     )
-
-
-def _free_port() -> int:
-    """Return a loopback port that is free now; Odoo's HTTP tests need one of their own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import io
 import logging
-import os
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -38,15 +37,16 @@ from .base import (
     content_disposition,
     copy_and_hash,
 )
-from .s3_transfer import (
+from .parts import (
     ATTEMPTS,
     PARALLEL,
-    MultipartUpload,
-    RangeDownload,
+    Joined,
     part_size_for,
     read_part,
     sha256_base64,
+    size_of,
 )
+from .s3_transfer import MultipartUpload, RangeDownload
 
 _logger = logging.getLogger(__name__)
 
@@ -102,12 +102,12 @@ class S3Store(ArtifactStore):
             if there:
                 checksum, size = copy_and_hash(source)
                 return self._same(url, there, StoredObject(url, size, checksum))
-            part_size = part_size_for(_size_of(source))
+            part_size = part_size_for(size_of(source))
             first = read_part(source, part_size)
             following = source.read(1) if len(first) == part_size else b""
             if not following:
                 return self._put_at_once(url, first, facts)
-            rest = _Joined(following, source)
+            rest = Joined(following, source)
             return self._put_in_parts(url, first, rest, part_size, facts)
 
     def open(self, url: str) -> BinaryIO:
@@ -212,7 +212,10 @@ class S3Store(ArtifactStore):
     ) -> StoredObject:
         upload = MultipartUpload(self._client, self._target(url), part_size)
         upload.run(first, rest, **facts)
-        stored = StoredObject(url, upload.size, upload.checksum)
+        return self._complete(upload, StoredObject(url, upload.size, upload.checksum))
+
+    def _complete(self, upload: MultipartUpload, stored: StoredObject) -> StoredObject:
+        """Make one object of what went up in parts."""
         try:
             self._commit(stored, upload.composite, upload.complete)
         except BaseException:
@@ -221,7 +224,7 @@ class S3Store(ArtifactStore):
         # A convenience, which not every server has and not every account may do.
         with contextlib.suppress(BotoCoreError, ClientError):
             tags = {"TagSet": [{"Key": TAG_NAME, "Value": stored.checksum}]}
-            self._client.put_object_tagging(**self._target(url), Tagging=tags)
+            self._client.put_object_tagging(**self._target(stored.url), Tagging=tags)
         return stored
 
     def _commit(self, stored: StoredObject, base64: str, send: Any) -> StoredObject:
@@ -357,29 +360,6 @@ def _make_client(settings: S3Settings) -> Any:
             "PartialCredentialsError": "The S3 access key or secret key is missing.",
         }.get(name, f"The S3 settings are wrong: the library reported {name}.")
         raise StorageError(what) from None
-
-
-def _size_of(source: BinaryIO) -> int | None:
-    try:
-        return os.fstat(source.fileno()).st_size
-    except (AttributeError, OSError):
-        return None
-
-
-class _Joined(io.RawIOBase):
-    """What was read too much, and then the source itself."""
-
-    def __init__(self, first: bytes, source: BinaryIO) -> None:
-        super().__init__()
-        self._first = first
-        self._source = source
-
-    # pylint: disable-next=method-required-super
-    def read(self, size: int = -1) -> bytes:
-        if self._first:
-            first, self._first = self._first, b""
-            return first + self._source.read(size - len(first))
-        return self._source.read(size)
 
 
 class _Reader(io.RawIOBase):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import contextlib
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -18,41 +17,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError as ReadError
 
 from .base import StorageError
+from .parts import (
+    ATTEMPTS,
+    MAX_PARTS,
+    PARALLEL,
+    PART_SIZE,
+    parallel_for,
+    read_part,
+    sha256_base64,
+    thread_pool,
+)
 from .s3_errors import code_of
 
 _logger = logging.getLogger(__name__)
-
-#: S3's limits.
-MIN_PART_SIZE = 5 << 20
-MAX_PARTS = 10_000
-PART_SIZE = 8 << 20
-ATTEMPTS = 5
-#: Parts under way at the same time, one more is being read; and what they may hold together.
-PARALLEL = 4
-BUFFER_BYTES = (PARALLEL + 1) * PART_SIZE
-
-
-def part_size_for(size: int | None) -> int:
-    """Bytes per part of a file of that size; unknown sizes get the usual parts."""
-    needed = -(-(size or 0) // MAX_PARTS)
-    return max(PART_SIZE, -(-needed // (1 << 20)) << 20)
-
-
-def read_part(source: BinaryIO, size: int) -> bytes:
-    """``size`` bytes, fewer only at the end; a pipe gives less at a time."""
-    first = source.read(size)
-    if len(first) == size or not first:
-        return first
-    pieces, total = [first], len(first)
-    while total < size and (piece := source.read(size - total)):
-        pieces.append(piece)
-        total += len(piece)
-    return b"".join(pieces)
-
-
-def sha256_base64(data: bytes) -> str:
-    """As S3 wants a checksum."""
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 class MultipartUpload:
@@ -78,11 +55,20 @@ class MultipartUpload:
         digests = (base64.b64decode(part["ChecksumSHA256"]) for part in self._parts)
         return base64.b64encode(hashlib.sha256(b"".join(digests)).digest()).decode()
 
-    def run(self, first: bytes, source: BinaryIO, **facts: Any) -> None:
-        """Upload ``first`` and the rest of ``source``; ``facts`` describe the object."""
+    def begin(self, **facts: Any) -> str:
+        """Begin the upload of an object that ``facts`` describe; returns S3's id of the upload."""
         self._upload_id = self._client.create_multipart_upload(
             **self._target, ChecksumAlgorithm="SHA256", **facts
         )["UploadId"]
+        return self._upload_id
+
+    def resume(self, upload_id: str, parts: list[dict[str, Any]]) -> None:
+        """Take up what was begun, and uploaded, elsewhere; ``parts`` as S3 wants them."""
+        self._upload_id, self._parts = upload_id, parts
+
+    def run(self, first: bytes, source: BinaryIO, **facts: Any) -> None:
+        """Upload ``first`` and the rest of ``source``; ``facts`` describe the object."""
+        self.begin(**facts)
         try:
             self._send(first, source)
         except BaseException:
@@ -112,8 +98,8 @@ class MultipartUpload:
             )
 
     def _send(self, first: bytes, source: BinaryIO) -> None:
-        parallel = max(1, min(PARALLEL, BUFFER_BYTES // self._part_size - 1))
-        with _pool(parallel) as pool:
+        parallel = parallel_for(self._part_size)
+        with thread_pool(parallel) as pool:
             waiting: list[concurrent.futures.Future] = []
             for number, data in enumerate(self._chunks(first, source), 1):
                 if number > MAX_PARTS:
@@ -165,7 +151,7 @@ class RangeDownload:
             digest.update(data)
             target.write(data)
 
-        with _pool(PARALLEL) as pool:
+        with thread_pool(PARALLEL) as pool:
             waiting: list[concurrent.futures.Future] = []
             for start in range(0, size, PART_SIZE):
                 if len(waiting) == PARALLEL:
@@ -185,13 +171,3 @@ class RangeDownload:
                 if attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
-
-
-@contextlib.contextmanager
-def _pool(size: int) -> Iterator[concurrent.futures.ThreadPoolExecutor]:
-    """Threads; after an error those that have begun are waited for, so that an abort comes last."""
-    pool = concurrent.futures.ThreadPoolExecutor(size, thread_name_prefix="s3-part")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
