@@ -1,5 +1,6 @@
 """Documents say what the code does: tables that stand in both are compared."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -47,6 +48,30 @@ class TestDocs(unittest.TestCase):
                 named |= set(PAGE)
             self.assertEqual(named, set(PEOPLE[method]), method)
 
+    def test_scripts_take_what_their_document_says(self):
+        text = (ROOT / "docs" / "scripts.md").read_text(encoding="utf-8")
+        documented = re.findall(r"^\| `(\w+\.sh[^`]*)` \|", text, re.M)
+        # Defaults stand in the document's brackets, and among the lines of the help.
+        documented = sorted(re.sub(r"=[^\]]*", "", usage) for usage in documented)
+        helps = {}
+        for script in sorted((ROOT / "scripts" / "odooops").glob("*.sh")):
+            if os.access(script, os.X_OK):
+                done = subprocess.run(
+                    [script, "--help"], capture_output=True, text=True, check=True
+                )
+                helps[script.name] = done.stdout
+        self.assertGreater(len(helps), 7)
+        usages = [
+            line for name, shown in helps.items() for line in shown.splitlines()
+            if re.match(rf"{re.escape(name)}( [-A-Z\[]|$)", line)
+        ]  # fmt: skip
+        self.assertEqual(documented, sorted(usages))
+        variables = set(re.findall(r"\b(?:[A-Z0-9]+_[A-Z_]+|WORKFLOW|SLEEP)\b", "".join(
+            shown.partition("Environment:")[2] for shown in helps.values()
+        )))  # fmt: skip
+        self.assertIn("ODOOOPS_URL", variables)
+        self.assertEqual(variables - set(re.findall(r"`([A-Z0-9_]+)`", text)), set())
+
     def test_the_roles_of_the_sql_door_are_those_that_are_made(self):
         self.assertEqual(
             table_rows("docs/sql.md", "role"),
@@ -54,25 +79,6 @@ class TestDocs(unittest.TestCase):
         )
         text = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
         self.assertIn(";\n".join(create_statements(SQL_ROLES[0])), text)
-
-    def test_links_between_documents_lead_somewhere(self):
-        documents = [ROOT / "README.rst", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-        self.assertIn(ROOT / "docs" / "architecture.md", documents)
-        for document in documents:
-            text = document.read_text(encoding="utf-8")
-            targets = re.findall(r"\]\(([^)#]+?)\)|`[^`<]+<([^>]+)>`_|image:: (\S+)", text)
-            for target in (next(filter(None, groups)) for groups in targets):
-                if "://" in target:
-                    continue
-                with self.subTest(document=document.name, target=target):
-                    self.assertTrue((document.parent / target).exists())
-
-    def test_the_tests_that_the_invariants_name_exist(self):
-        text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-        named = set(re.findall(r"`(test_[a-z_]+)`", text))
-        self.assertGreater(len(named), 5)
-        existing = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
-        self.assertEqual(named - existing, set())
 
     def test_systemd_takes_the_example_unit_and_leaves_runs_alone(self):
         text = (ROOT / "docs" / "odooops-worker.service").read_text(encoding="utf-8")
@@ -85,6 +91,9 @@ class TestDocs(unittest.TestCase):
             unit = Path(folder) / "odooops-worker.service"
             unit.write_text(text.replace("User=odooops", "User=root"), encoding="utf-8")
             done = subprocess.run(
-                ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+                ["systemd-analyze", "verify", "--man=no", str(unit)],
+                capture_output=True,
+                text=True,
+                check=False,
             )
         self.assertEqual((done.returncode, done.stderr), (0, ""))

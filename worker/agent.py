@@ -326,6 +326,8 @@ class Agent:
                 for mark in path.glob("processes/*/mark"):
                     kill_marked(mark.parent)
                 remove_tree(path)
+        if not self.settings.has_runs_server:
+            return
         prefix = database.name_prefix(namespace)
         database.collect_garbage(self.settings.runs_dsn, prefix, self._lease_test())
 

@@ -48,6 +48,9 @@ from .workflow import validate_config, with_defaults
 _logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = "The worker itself failed while it executed the run; its own log says how."
+NO_RUNS_SERVER = (
+    "This worker has no PostgreSQL for the databases of runs: its setting --runs-dsn names one."
+)
 MAX_MESSAGE_LENGTH = 4000
 MAX_METADATA_BYTES = 1_000_000
 #: Seconds the completion is tried for at least, even when the lease is over: the last word may
@@ -254,6 +257,8 @@ class Execution:
         wants_database = recipe.needs_database if recipe else job.config["database"]
         service = None
         try:
+            if wants_database and not settings.has_runs_server:
+                raise RunError("setup_error", NO_RUNS_SERVER)
             if job.config["services"]:
                 service = PostgresService(
                     job, self._tools.executor, self.guard, settings, self._masker

@@ -264,6 +264,12 @@ class Settings:
 
         return cls(**{name: plain(value) for name, value in json.loads(text).items()})
 
+    @property
+    def has_runs_server(self) -> bool:
+        """Whether there is a server for databases of runs: over HTTP there need not be one."""
+        is_told = any(name in os.environ for name in ("PGHOST", "PGSERVICE", "PGDATABASE"))
+        return bool(self.runs_dsn or not self.control_url or is_told)
+
 
 def option_of(name: str) -> str:
     """``work_dir`` → ``--work-dir``."""
