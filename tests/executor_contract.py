@@ -152,6 +152,7 @@ class ExecutorContract(ExecutorCase):
         self.executor.stop(handle, 10)
         status, output = self.finish(handle)
         self.assertEqual((status.reason, status.exit_code), ("stopped", 3))
+        self.assertEqual(status.rung, "SIGINT")
         self.assertIn(b"bye", output["stdout"])
 
     def test_a_program_that_ignores_signals_is_killed_after_the_grace(self):
@@ -161,7 +162,17 @@ class ExecutorContract(ExecutorCase):
         self.executor.stop(handle, 0.6)
         status, _output = self.finish(handle)
         self.assertEqual((status.reason, status.signal), ("stopped", signal.SIGKILL))
+        self.assertEqual(status.rung, "SIGKILL")
         self.assertGreater(time.monotonic() - began, 0.5)
+
+    def test_a_program_that_minds_the_second_signal_gets_no_third(self):
+        handle = self.start(
+            "trap '' INT; trap 'exit 4' TERM; echo ready; while :; do sleep 0.05; done"
+        )
+        self.wait_output(handle, b"ready")
+        self.executor.stop(handle, 6)
+        status, _output = self.finish(handle)
+        self.assertEqual((status.exit_code, status.rung), (4, "SIGTERM"))
 
     def test_stopping_right_after_the_start_works_too(self):
         handle = self.start("sleep 30")

@@ -320,6 +320,15 @@ class TestRpcControlPlane(ControlContract, WorkerTokens, KernelCase, HttpCase):
         # The reply of the renewal may have been lost: the old text works for a while.
         self.assertTrue(self.plane(old, "old").namespace())
 
+    def test_a_refused_token_is_read_again_as_another_process_may_have_renewed_it(self):
+        file = TokenFile(self.folder / "token")
+        file.save({**self.credentials[0], "token": "odooops-worker-gone"})
+        control = self.connect_by(file)
+        with self.assertRaisesRegex(ControlPlaneError, "refused the worker token"):
+            control.namespace()
+        file.save(self.credentials[0])
+        self.assertTrue(control.namespace())
+
     def test_wrong_addresses_and_files(self):
         file = TokenFile(self.folder / "token")
         with self.assertRaisesRegex(ControlPlaneUnavailable, "cannot be reached"):

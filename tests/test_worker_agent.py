@@ -15,6 +15,9 @@ from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 from .test_worker_executor import running
 from .worker_common import PATIENCE, KernelCase, left_in, wait_for
 
+#: Waits in a shell, so that its traps are run at once.
+WAIT = "while :; do sleep 0.05; done"
+
 
 class TestOneRun(KernelCase):
     def execute(self, seconds=60, **config):
@@ -83,6 +86,10 @@ class TestOneRun(KernelCase):
         run_id, row = self.execute(steps=[{"name": "Hang", "run": "sleep 71301", "timeout": 1}])
         self.assertEqual((row["status"], row["error_code"]), ("failed", "timeout"))
         self.assertEqual(row["error_message"], "Step Hang took longer than its 1 seconds.")
+        ((facts,),) = self.query(
+            "SELECT payload FROM ops_run_event WHERE run_id = %s AND payload ? 'signal'", run_id
+        )
+        self.assertEqual(facts, {"cause": "timeout", "signal": "SIGINT", "exit_code": 130})
         self.assertEqual(running("71301"), [])
         self.assertIn("run.log.gz", self.artifacts(run_id))
 
@@ -130,6 +137,36 @@ class TestCancel(KernelCase):
         self.assertEqual(row["error_code"], "canceled")
         self.assertIn("no longer needed", row["error_message"])
         self.assertEqual(running("71303"), [])
+
+    def stop(self, script, **config):
+        """Cancel a run of this script when it is ready; returns what the trail says of its end."""
+        steps = [{"name": "Sleep", "run": f"{script}; echo ready; {WAIT}"}]
+        run_id = self.queue(self.make_workflow(steps=steps, **config))
+        self.start_worker("--cancel-grace-seconds=40")
+        wait_for(lambda: "ready" in self.messages(run_id))
+        began = time.monotonic()
+        self.call("cancel_run", run_id)
+        row = self.wait_status(run_id, "canceled")
+        self.assertEqual(row["error_code"], "canceled")
+        self.assertLess(time.monotonic() - began, 20)
+        ((message, payload),) = self.query(
+            "SELECT message, payload FROM ops_run_event WHERE run_id = %s AND payload ? 'signal'",
+            run_id,
+        )
+        self.assertIn("Step Sleep ended after", message)
+        return payload
+
+    def test_the_ladder_has_the_grace_of_the_workflow_and_its_rung_is_told(self):
+        facts = {"cause": "canceled", "signal": "SIGINT", "exit_code": 7}
+        self.assertEqual(self.stop("trap 'exit 7' INT", cancel_grace=30), facts)
+
+    def test_the_second_rung_is_told(self):
+        facts = {"cause": "canceled", "signal": "SIGTERM", "exit_code": 8}
+        self.assertEqual(self.stop("trap '' INT; trap 'exit 8' TERM", cancel_grace=2), facts)
+
+    def test_the_last_rung_is_told(self):
+        facts = {"cause": "canceled", "signal": "SIGKILL", "exit_code": 137}
+        self.assertEqual(self.stop("trap '' INT TERM", cancel_grace=1.5), facts)
 
 
 class TestManyRuns(KernelCase):

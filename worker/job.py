@@ -301,6 +301,7 @@ class RunJob(Job):
         finally:
             self._guard.watch(None)
             self._executor.cleanup(handle)
+        self._say_how_it_ended(status, label)
         step_timeout = timeout if timeout is not None and timeout < remaining else None
         self._raise_unless_ended(status, label, step_timeout)
         return status
@@ -326,6 +327,18 @@ class RunJob(Job):
                 on_idle()
             self._guard.wait(pause)
             pause = min(MAX_PAUSE, pause * 1.3)
+
+    def _say_how_it_ended(self, status: ProcessStatus, label: str) -> None:
+        """Of what was stopped with grace: which signal it took, for the run's trail."""
+        if status.reason not in ("stopped", "timeout") or not status.rung or self._guard.is_lost:
+            return
+        stopped = self._stopped()
+        facts = {
+            "cause": stopped.code if stopped else "timeout",
+            "signal": status.rung,
+            "exit_code": status.shell_code,
+        }
+        self.event("info", f"{label} ended after {status.rung}.", facts)
 
     def _raise_unless_ended(
         self, status: ProcessStatus, label: str, step_timeout: float | None

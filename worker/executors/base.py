@@ -140,6 +140,8 @@ class ProcessStatus:
     signal: int | None = None
     out_of_memory: bool = False
     error: str | None = None
+    #: The last signal the executor sent before it ended: SIGINT, SIGTERM or SIGKILL.
+    rung: str | None = None
 
     @property
     def shell_code(self) -> int:

@@ -6,8 +6,9 @@
 #
 # Needs sh and sleep, nothing else. /run/odooops/control is written by the worker and read-only in
 # here: "lease" (the moment, on the clock of /proc/uptime, at which everything ends) and "stop" (the
-# grace in which it is to end). /run/odooops/end/reason tells the worker why it ended; when that
-# file is missing, PID 1 was killed from outside. /run/odooops/end/oom is there when memory ran out.
+# grace in which it is to end). /run/odooops/end/reason tells the worker why it ended, and "rung"
+# beside it the last signal that was sent for that; without a reason, PID 1 was killed from outside.
+# "oom" is there when memory ran out.
 #
 # The step is started in the foreground: a shell starts background commands with SIGINT ignored, and
 # SIGINT is the first rung of the ladder. So the watchdog is the one in the background. It outlives
@@ -16,6 +17,7 @@
 
 control=/run/odooops/control
 reason_file=/run/odooops/end/reason
+rung_file=/run/odooops/end/rung
 timeout=$1 grace=$2
 # POSIX knows only -f, but dash, busybox and bash have all three.
 # shellcheck disable=SC3045
@@ -36,12 +38,18 @@ clock() {
 begin() {
     reason=$1 term_at=$((now + $2 / 2)) kill_at=$((now + $2))
     echo "$reason" >"$reason_file"
-    [ "$2" -eq 0 ] || kill -INT -1
+    [ "$2" -eq 0 ] || send INT
+}
+
+# To everything but PID 1 and this watchdog; the last one is told to the worker.
+send() {
+    echo "SIG$1" >"$rung_file"
+    kill "-$1" -1
 }
 
 watch() {
     trap '' HUP INT QUIT TERM USR1 USR2
-    trap 'clock; [ -n "$reason" ] || begin process_limit 0; kill -KILL -1' EXIT
+    trap 'clock; [ -n "$reason" ] || begin process_limit 0; send KILL' EXIT
     reason='' term_at='' kill_at='' lease='' wanted='' tick=0.25
     sleep 0.01 || tick=1
     clock
@@ -57,10 +65,10 @@ watch() {
             begin stopped "$wanted"
         fi
         if [ -n "$reason" ] && [ "$now" -ge "$kill_at" ]; then
-            kill -KILL -1
+            send KILL
         elif [ -n "$term_at" ] && [ "$now" -ge "$term_at" ]; then
             term_at=''
-            kill -TERM -1
+            send TERM
         fi
         sleep "$tick"
     done

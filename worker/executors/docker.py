@@ -39,7 +39,7 @@ from docker.types import Mount, Ulimit
 from . import docker_images, docker_limits
 from .base import Chunk, Executor, ExecutorError, Handle, ProcessSpec, ProcessStatus
 from .docker_output import OutputStream, open_log
-from .files import write_private
+from .files import read_word, write_private
 
 _logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ WATCHDOG_PATIENCE = 5.0
 _INIT = Path(__file__).with_name("container_init.sh")
 _RELAY = Path(__file__).with_name("relay.py")
 _UNREACHABLE = (docker.errors.DockerException, requests.RequestException)
+_RUNGS = ("SIGINT", "SIGTERM", "SIGKILL")
 _REASONS = ("exited", "stopped", "timeout", "lease", "process_limit", "not_started")
 
 
@@ -384,10 +385,8 @@ class DockerExecutor(Executor):
         code = int(found["ExitCode"])
         # PID 1 counts for itself, too: an engine may miss what happens just before the end.
         memory_ran_out = found["OOMKilled"] or (handle.directory / "end" / "oom").exists()
-        try:
-            reason = (handle.directory / "end" / "reason").read_text(errors="replace").strip()
-        except OSError:
-            reason = ""
+        # The step may have written there, too.
+        reason, rung = (read_word(handle.directory / "end" / name) for name in ("reason", "rung"))
         if state.is_over_limit:
             reason = "output_limit"
         elif reason not in _REASONS:
@@ -412,6 +411,8 @@ class DockerExecutor(Executor):
             exit_code=None if number else code,
             signal=number,
             out_of_memory=bool(memory_ran_out) and code != 0 and reason == "exited",
+            # Without a word of the watchdog it was this executor that killed it.
+            rung=rung if rung in _RUNGS else "SIGKILL" if reason == "stopped" else None,
         )
 
     def _unreachable(self, state: _State, error: Exception) -> ProcessStatus | None:

@@ -7,6 +7,14 @@ import threading
 from pathlib import Path
 
 
+def read_word(path: Path) -> str:
+    """The text of a small file without what surrounds it; empty when there is none."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
 def write_private(path: Path, content: str) -> None:
     """Replace a small file in one step, readable by this user only."""
     temporary = path.with_name(f".{path.name}.{threading.get_ident()}")

@@ -15,7 +15,8 @@ Files in the directory:
 - ``output``       frames of 13 bytes head (stream 1|2, microseconds since the epoch, length; big
                    endian) and data. Data may hold anything; at most 64 KiB per frame, so memory is
                    bounded whatever is written.
-- ``status.json``  written at the end, atomically: reason, exit_code, signal, out_of_memory, error.
+- ``status.json``  written at the end, atomically: reason, exit_code, signal, out_of_memory, error,
+                   rung (the last signal of the ladder).
 
 The supervisor is the "child subreaper" of all it starts: a process that daemonises itself or opens
 a session of its own becomes our child when its parent ends, is found there and killed. When the
@@ -132,6 +133,7 @@ class Supervisor:
             os.fsync(file.fileno())
         self.reason = "exited"
         self.ladder: list[tuple[float, int]] = []
+        self.rung: str | None = None
         self.lease = float("inf")
         self.next_tick = 0.0
         self.deadline = float("inf")
@@ -179,6 +181,7 @@ class Supervisor:
                 "exit_code": code if code >= 0 else None,
                 "signal": -code if code < 0 else None,
                 "out_of_memory": out_of_memory,
+                "rung": self.rung,
             }
         )
 
@@ -240,6 +243,7 @@ class Supervisor:
                 self._begin("stopped" if self.reason == "exited" else self.reason, grace)
         while self.ladder and now >= self.ladder[0][0]:
             _due, number = self.ladder.pop(0)
+            self.rung = signal.Signals(number).name
             self._signal_all(number)
             if not self.ladder:
                 # A process may have been started between the look and the blow.
