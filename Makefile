@@ -5,7 +5,7 @@ ARGS ?=
 export REUSE
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down test lint bench chaos docs schema prisma spec-gates clean python
+.PHONY: help run up down test lint bench chaos docs screenshots schema prisma spec-gates clean python
 
 DEVTOOLS = "$(PYTHON)" -B -m devtools
 
@@ -18,6 +18,7 @@ help:
 	@echo 'make bench   measurements, 30 minutes; make bench ARGS=--quick only tries that they hold'
 	@echo 'make chaos   2,000 runs while everything around them breaks, 15 minutes; ARGS=--quick: 3 minutes'
 	@echo 'make docs    write docs/errors.md, docs/methods.md and docs/settings.md from the code'
+	@echo 'make screenshots   take the pictures of docs/images anew, of the demo (needs chromium)'
 	@echo 'make schema  write docs/schema and prisma/schema.prisma from a fresh database'
 	@echo 'make prisma  compile the TypeScript client in prisma/ (needs Node.js 20.19, or fetches one)'
 	@echo 'make spec-gates   whether spec/, docs/ and the schema documents say what is'
@@ -34,7 +35,7 @@ help:
 	@echo 'ODOOOPS_DB   name of the database (odooops)'
 	@echo 'PYTHON       the Python to use (python3)'
 
-run up down test lint bench chaos docs schema prisma spec-gates clean: python
+run up down test lint bench chaos docs screenshots schema prisma spec-gates clean: python
 	@$(DEVTOOLS) $@ $(ARGS)
 
 python:

@@ -12,5 +12,5 @@ def docs(_arguments):
     with lifecycle.one_at_a_time():
         database.ensure_odoo()
     return subprocess.run(
-        [str(venv.python()), "-B", "-m", "devtools.reference"], cwd=paths.ROOT, check=False
+        [str(venv.python()), "-B", "-m", "reference"], cwd=paths.ROOT, check=False
     ).returncode

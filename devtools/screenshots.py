@@ -1,6 +1,6 @@
 """Pictures of the console: logs in, opens screens in headless Chromium, saves them as PNG.
 
-`python3 -m devtools.screenshots` makes the pictures of `docs/images` again. The server is the one
+`make screenshots` makes the pictures of `docs/images` again, by this module. The server is the one
 that `make up` started (address, login and password come from `.local/run.env`), or the one that
 the variables `ODOOOPS_URL`, `ODOOOPS_DB`, `ODOOOPS_LOGIN` and `ODOOOPS_PASSWORD` name.
 Needs chromium in PATH and the Python package websocket-client.

@@ -34,6 +34,7 @@ from . import test_models_console
 from . import test_models_rules
 from . import test_models_schedule
 from . import test_models_secrets
+from . import test_operate
 from . import test_partitions
 from . import test_odoo_lint
 from . import test_prisma
@@ -49,6 +50,7 @@ from . import test_spec_gates
 from . import test_sql_connect
 from . import test_sql_identity
 from . import test_sql_roles
+from . import test_sql_stranger
 from . import test_sql_worker
 from . import test_storage_contract
 from . import test_tour
@@ -64,6 +66,7 @@ from . import test_worker_database
 from . import test_worker_docker
 from . import test_worker_docker_recipes
 from . import test_worker_executor
+from . import test_worker_fencing
 from . import test_worker_guard
 from . import test_worker_log_shipping
 from . import test_worker_logs
@@ -71,10 +74,12 @@ from . import test_worker_masking
 from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
-from . import test_worker_repository_config
 from . import test_worker_registry
+from . import test_worker_repository_config
 from . import test_worker_scheduled
+from . import test_worker_script
 from . import test_worker_secrets
+from . import test_worker_services
 from . import test_worker_settings
 from . import test_worker_steps
 from . import test_worker_storage

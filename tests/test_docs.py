@@ -1,5 +1,6 @@
 """Documents say what the code does: tables that stand in both are compared."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -46,6 +47,30 @@ class TestDocs(unittest.TestCase):
             if re.search(r"\bpage\b", cells.split(" | ")[0]):
                 named |= set(PAGE)
             self.assertEqual(named, set(PEOPLE[method]), method)
+
+    def test_scripts_take_what_their_document_says(self):
+        text = (ROOT / "docs" / "scripts.md").read_text(encoding="utf-8")
+        documented = re.findall(r"^\| `(\w+\.sh[^`]*)` \|", text, re.M)
+        # Defaults stand in the document's brackets, and among the lines of the help.
+        documented = sorted(re.sub(r"=[^\]]*", "", usage) for usage in documented)
+        helps = {}
+        for script in sorted((ROOT / "scripts" / "odooops").glob("*.sh")):
+            if os.access(script, os.X_OK):
+                done = subprocess.run(
+                    [script, "--help"], capture_output=True, text=True, check=True
+                )
+                helps[script.name] = done.stdout
+        self.assertGreater(len(helps), 7)
+        usages = [
+            line for name, shown in helps.items() for line in shown.splitlines()
+            if re.match(rf"{re.escape(name)}( [-A-Z\[]|$)", line)
+        ]  # fmt: skip
+        self.assertEqual(documented, sorted(usages))
+        variables = set(re.findall(r"\b(?:[A-Z0-9]+_[A-Z_]+|WORKFLOW|SLEEP)\b", "".join(
+            shown.partition("Environment:")[2] for shown in helps.values()
+        )))  # fmt: skip
+        self.assertIn("ODOOOPS_URL", variables)
+        self.assertEqual(variables - set(re.findall(r"`([A-Z0-9_]+)`", text)), set())
 
     def test_the_roles_of_the_sql_door_are_those_that_are_made(self):
         self.assertEqual(

@@ -8,7 +8,7 @@ from pathlib import Path
 from odoo.addons import odooops
 
 from ..devtools import variables
-from ..devtools.reference import codes, documents, settings
+from ..reference import codes, documents, settings
 from ..worker.errors import ERROR_CODES
 
 ROOT = Path(odooops.__file__).resolve().parent

@@ -47,9 +47,9 @@ def problems():
         ("code of the JSON-RPC door", door(), set(remedies.DOOR)),
         ("reason to wait", set(waiting()), set(remedies.WAITING)),
     ):
-        found += [f"{what} {name}: write in devtools/reference/remedies.py what to do"
+        found += [f"{what} {name}: write in reference/remedies.py what to do"
                   for name in sorted(made - explained)]  # fmt: skip
-        found += [f"{what} {name}: nothing makes it, remove it from devtools/reference/remedies.py"
+        found += [f"{what} {name}: nothing makes it, remove it from reference/remedies.py"
                   for name in sorted(explained - made)]  # fmt: skip
     return found
 
@@ -67,7 +67,7 @@ def render():
     return f"""# Troubleshooting by code
 
 Each code is for programs; a sentence for people stands beside it and names the case. Neither a run, nor a refusal, nor an
-answer of the JSON-RPC door has a code that is not listed here.
+answer of the JSON-RPC door has a code that is not listed here. Only who completes a run by a program of their own may give another `error_code`.
 
 ## A run failed
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from odoo.fields import Field
 
 from odoo.addons import odooops
+from odoo.addons.odooops.devtools.variables import ARGUMENTS, GIVEN
 from odoo.addons.odooops.models import artifact_store, audit_key, secret_key
 from odoo.addons.odooops.models.res_config_settings import ResConfigSettings
 from odoo.addons.odooops.worker.settings import ENV_PREFIX, HOME, Settings, option_of
 
-from ..variables import ARGUMENTS, GIVEN
 from .markdown import code, table
 
 ADDON = Path(odooops.__file__).resolve().parent
@@ -61,7 +61,7 @@ def problems():
             found.append(f"{module.__name__}: the variable is not the option in capitals")
     source = Path(artifact_store.__file__).read_text(encoding="utf-8")
     found += [
-        f"{name} is read by artifact_store, write it into devtools/reference/settings.py"
+        f"{name} is read by artifact_store, write it into reference/settings.py"
         for name in set(re.findall(r"odooops_s3_(?:access|secret)_key", source)) - set(SERVER)
     ]
     return found
