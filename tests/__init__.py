@@ -54,6 +54,7 @@ from . import test_sql_stranger
 from . import test_sql_worker
 from . import test_storage_contract
 from . import test_tour
+from . import test_translations
 from . import test_uninstall
 from . import test_update
 from . import test_worker_adoption

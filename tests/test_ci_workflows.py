@@ -38,7 +38,7 @@ class TestCiWorkflows(unittest.TestCase):
         self.assertLessEqual(
             {
                 *("make lint", "make test", "make spec-gates", "make spec-gates ARGS=schema"),
-                "make bench ARGS=--quick",
+                *("make bench ARGS=--quick", "make chaos ARGS=--quick"),
             },
             called,
         )

@@ -25,6 +25,7 @@ ROOMS = (
         "devtools",
         "models",
         "prisma/src",
+        "reference",
     ),
     *("scripts", "security", "sql", "static/src", "views", "wizard", "worker"),
 )
