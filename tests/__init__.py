@@ -65,6 +65,7 @@ from . import test_worker_database
 from . import test_worker_docker
 from . import test_worker_docker_recipes
 from . import test_worker_executor
+from . import test_worker_fencing
 from . import test_worker_guard
 from . import test_worker_log_shipping
 from . import test_worker_logs
@@ -75,7 +76,9 @@ from . import test_worker_recipes_results
 from . import test_worker_registry
 from . import test_worker_repository_config
 from . import test_worker_scheduled
+from . import test_worker_script
 from . import test_worker_secrets
+from . import test_worker_services
 from . import test_worker_settings
 from . import test_worker_steps
 from . import test_worker_storage

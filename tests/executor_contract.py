@@ -280,7 +280,7 @@ class ExecutorContract(ExecutorCase):
 
     def test_a_fork_bomb_ends_at_its_limit(self):
         script = "i=0; while [ $i -lt 300 ]; do sleep 71241 & i=$((i+1)); done; echo never; wait"
-        status, output = self.finish(self.start(script, limits=Limits(processes=40)), 40)
+        status, _output = self.finish(self.start(script, limits=Limits(processes=40)), 40)
         self.assertIn(status.reason, ("process_limit", "exited"))
         self.assertNotEqual(status.shell_code, 0)
         wait_for(lambda: not running("71241"), 5)

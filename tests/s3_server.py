@@ -226,7 +226,6 @@ class _Bytes:
     def __init__(self, body):
         self._body, self._at = body, 0
 
-    # pylint: disable-next=method-required-super
     def read(self, size=-1):
         end = len(self._body) if size is None or size < 0 else self._at + size
         piece, self._at = self._body[self._at : end], min(end, len(self._body))

@@ -229,6 +229,7 @@ class TestSchedule(unittest.TestCase):
             blows = schedule.make(seed, 90, 6)
             subjects = {blow.kind.partition("_")[0] for blow in blows}
             self.assertLessEqual({"freeze", "postgres", "store", "docker"}, subjects)
+            self.assertTrue({"kill", "kill_runner", "kill_all"} & {blow.kind for blow in blows})
             self.assertTrue(any(blow.seconds > 60 for blow in blows), "no freeze outlasts a lease")
             self.assertTrue(all(0 <= blow.at < 90 for blow in blows))
             self.assertTrue(all(0 <= blow.target < 6 for blow in blows))

@@ -297,7 +297,7 @@ class TestRpcControlPlane(ControlContract, WorkerTokens, KernelCase, HttpCase):
             other.register_worker(worker_id, "build-2", [], 1, "1", "daemon"), "forbidden"
         )
         # Nor for one that came through the SQL door.
-        sql_worker, run_id, epoch = self.start()
+        _sql_worker, run_id, epoch = self.start()
         self.assertRefusal(other.append_run_logs(run_id, epoch, 1, []), "not_found")
         self.assertEqual(self.run_row(claim.run_id)["status"], "running")
 

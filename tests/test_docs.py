@@ -80,25 +80,6 @@ class TestDocs(unittest.TestCase):
         text = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
         self.assertIn(";\n".join(create_statements(SQL_ROLES[0])), text)
 
-    def test_links_between_documents_lead_somewhere(self):
-        documents = [ROOT / "README.rst", *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-        self.assertIn(ROOT / "docs" / "architecture.md", documents)
-        for document in documents:
-            text = document.read_text(encoding="utf-8")
-            targets = re.findall(r"\]\(([^)#]+?)\)|`[^`<]+<([^>]+)>`_|image:: (\S+)", text)
-            for target in (next(filter(None, groups)) for groups in targets):
-                if "://" in target:
-                    continue
-                with self.subTest(document=document.name, target=target):
-                    self.assertTrue((document.parent / target).exists())
-
-    def test_the_tests_that_the_invariants_name_exist(self):
-        text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-        named = set(re.findall(r"`(test_[a-z_]+)`", text))
-        self.assertGreater(len(named), 5)
-        existing = {path.stem for path in (ROOT / "tests").glob("test_*.py")}
-        self.assertEqual(named - existing, set())
-
     def test_systemd_takes_the_example_unit_and_leaves_runs_alone(self):
         text = (ROOT / "docs" / "odooops-worker.service").read_text(encoding="utf-8")
         self.assertIn("\nKillMode=process\n", text)
@@ -110,6 +91,9 @@ class TestDocs(unittest.TestCase):
             unit = Path(folder) / "odooops-worker.service"
             unit.write_text(text.replace("User=odooops", "User=root"), encoding="utf-8")
             done = subprocess.run(
-                ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+                ["systemd-analyze", "verify", "--man=no", str(unit)],
+                capture_output=True,
+                text=True,
+                check=False,
             )
         self.assertEqual((done.returncode, done.stderr), (0, ""))

@@ -80,7 +80,6 @@ class UploadContract(Contract):
         class Revoking(io.RawIOBase):
             left = 3 * PART_SIZE
 
-            # pylint: disable-next=method-required-super
             def read(self, size=-1):
                 if self.left == PART_SIZE:
                     outer.revoke()

@@ -2,7 +2,7 @@
 
 import psycopg2
 
-from odoo.tests import tagged
+from odoo.tests import TransactionCase, tagged
 from odoo.tools import SQL
 
 from .kernel_case import KernelCase
@@ -207,3 +207,21 @@ class TestLogTailOfTheModel(KernelCase):
                 SQL("SELECT count(*) FROM ops_run_log_tail WHERE run_id = %s", run_id)
             )
         self.assertEqual(waiting, [(1,)])
+
+
+@tagged("post_install", "-at_install")
+class TestLogTailOfAnInstalledAddon(TransactionCase):
+    def test_an_update_from_before_there_was_a_tail_keeps_the_words(self):
+        kernel = self.env["ops.kernel"]
+        self.env.cr.execute(
+            "INSERT INTO ops_run_log_words VALUES"
+            " (0, now()::timestamp, 1, 1, now(), now(), 0, 1, 0, 0, 'needle')"
+        )
+        words = SQL("SELECT * FROM ops_run_log_words ORDER BY run_id, first_seq")
+        before = self.env.execute_query(words)
+        self.env.cr.execute("DROP TABLE ops_run_log_tail")
+        # As at an update: the models' init() comes first.
+        kernel._make_history()
+        kernel._apply()
+        self.assertEqual(self.env.execute_query(words), before)
+        self.assertEqual(kernel._call("index_run_logs"), {"success": True, "lines": 0})

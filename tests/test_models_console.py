@@ -93,8 +93,17 @@ class TestConsole(TransactionCase):
             epoch=self.epoch,
             exit_code=1,
             error_code="tests_failed",
-            metadata={"tests": {"passed": 3, "failed": 1}, "failed_tests": [failed, "by name"]},
+            metadata={
+                "tests": {"passed": 3, "failed": 1},
+                "failed_tests": [failed, "by name"],
+                "steps": [
+                    {"name": "Test", "status": "failed", "seconds": 2, "reason": "Too bad."},
+                    {"name": "Odd", "status": None, "seconds": "long"},
+                    "odd",
+                ],
+            },
         )
+        self.assertEqual(run.step_lines, "failed           2.0 s  Test (Too bad.)")
         self.assertEqual(run.test_summary, "3 passed, 1 failed")
         self.assertEqual(
             run.failed_tests,

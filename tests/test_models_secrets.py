@@ -133,7 +133,7 @@ class TestModelsSecrets(SecretsCase):
         )
         self.assertNotIn(VALUE, shown)
         self.assertNotIn(VALUE[8:], shown)
-        key_id, sealed = self.sealed(secret)
+        _key_id, sealed = self.sealed(secret)
         self.assertNotIn(VALUE.encode(), sealed)
         self.assertNotIn(sealed.hex(), shown)
         self.assertEqual(self.opened(secret), VALUE)

@@ -103,6 +103,9 @@ class TestRemoteWorker(RemoteCase):
 
     def test_the_wheel_alone_executes_a_run_whose_files_land_in_s3(self):
         run_id = self.queue(self.make_keeping_workflow())
+        steps = [{"name": "Ask", "run": "true"}]
+        asking = self.make_workflow("Asking", steps=steps, database=True, labels=[self.slug])
+        asking_id = self.queue(asking)
         make, install, register, work = self.documented_commands("WHEEL")
         make[0] = sys.executable
         self.run_on_host(make)
@@ -133,6 +136,9 @@ class TestRemoteWorker(RemoteCase):
             self.assertEqual((len(data), hashlib.sha256(data).hexdigest()), (size, checksum))
             self.assertEqual(data, expected.get(key, data))
         self.assertEqual(self.s3.trouble()["authorized_downloads"], 0, "no token goes to S3")
+        row = self.run_row(asking_id)
+        self.assertEqual(row["error_code"], "setup_error")
+        self.assertIn("--runs-dsn", row["error_message"])
 
     def start_remote_worker(self, url):
         token_file = self.folder / "worker-token"

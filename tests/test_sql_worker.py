@@ -82,7 +82,7 @@ class TestSqlWorker(KernelCase):
         environment = {**os.environ, "ODOOOPS_DSN": self.dsn}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         done = subprocess.run(
-            command, cwd=ADDON_FOLDER, env=environment, capture_output=True, timeout=90
+            command, cwd=ADDON_FOLDER, env=environment, capture_output=True, timeout=90, check=False
         )
         row = self.run_row(run_id)
         self.workers.append(row["claimed_by"])

@@ -38,7 +38,6 @@ class Broken(io.RawIOBase):
         super().__init__()
         self.left, self.error = PART_SIZE + PART_SIZE // 2, error
 
-    # pylint: disable-next=method-required-super
     def read(self, size=-1):
         if not self.left:
             raise self.error

@@ -150,3 +150,19 @@ class TestRunTour(HttpCase):
         restarted = self.env["ops.run"].search([("retry_of", "=", failed_run_id)])
         self.assertEqual(restarted.status, "succeeded")
         self.assertEqual(restarted.requested_by, self.developer)
+
+
+@tagged("post_install", "-at_install")
+class TestRegistrationTour(HttpCase):
+    def test_a_platform_administrator_makes_a_registration_token(self):
+        """The token is seen once; the command beside it names this server."""
+        login = "tour_platform"
+        new_test_user(self.env, login=login, groups="odooops.group_platform_admin")
+        self.start_tour("/odoo", "odooops_registration", login=login, timeout=90)
+        token = self.env["ops.worker.token"].search([("name", "=", "Tour hosts")])
+        self.assertEqual((token.kind, token.state, token.uses_left), ("registration", "valid", 2))
+        wizard = self.env["ops.registration.token"].search([], limit=1)
+        self.assertFalse(wizard.token, "stored nowhere")
+        self.assertIn(
+            f"register --control-url {self.env['ops.run'].get_base_url()}", wizard.commands
+        )

@@ -18,7 +18,6 @@ class Broken(io.RawIOBase):
         super().__init__()
         self.reads = 0
 
-    # pylint: disable-next=method-required-super
     def read(self, size=-1):
         self.reads += 1
         if self.reads > 1:

@@ -77,7 +77,7 @@ class TestExamplesInContainers(DockerCase):
             if config.get("tool"):
                 config["tool"] = self.tool
                 runs[name] = self.queue(self.make_workflow(f"Example {name}", name, **config))
-        self.assertEqual(set(runs), {"build", "test"})
+        self.assertEqual(set(runs), {"build"})
         self.work()
         for name, run_id in runs.items():
             with self.subTest(type=name):
@@ -138,6 +138,8 @@ class TestExamples(KernelCase):
 
     def make_example(self, workflow_type):
         config = example(workflow_type)
+        # This worker has no Docker, where a tool changes nothing; it would have to be registered.
+        config.pop("tool", None)
         if "DEPLOY_ROOT" in config.get("env", {}):
             config["env"]["DEPLOY_ROOT"] = str(self.folder / "production")
         return self.make_workflow(f"Example {workflow_type}", workflow_type, **config)

@@ -1,9 +1,11 @@
 """A wizard that makes a registration token for hosts of workers, and shows it once."""
 
+import shlex
 from datetime import timedelta
 
 from odoo import api, fields, models
 from odoo.exceptions import AccessError, ValidationError
+from odoo.http import db_list
 
 MAX_HOURS = 24 * 30
 MAX_HOSTS = 100
@@ -17,6 +19,18 @@ class OpsRegistrationToken(models.TransientModel):
     hours = fields.Integer("Valid for (hours)", required=True, default=24)
     hosts = fields.Integer("For so many hosts", required=True, default=1)
     token = fields.Char(readonly=True, copy=False)
+    commands = fields.Text("On the Host", compute="_compute_commands")
+
+    @api.depends("token")
+    def _compute_commands(self):
+        """What is typed on the host. The first one asks for the token: it is in no history."""
+        options = f"--control-url {shlex.quote(self.get_base_url())}"
+        if len(db_list(force=True)) > 1:
+            options += f" --control-database {shlex.quote(self.env.cr.dbname)}"
+        for wizard in self:
+            wizard.commands = (
+                f"odooops-worker register {options}\nodooops-worker {options} --allow-process"
+            )
 
     @api.constrains("hours", "hosts")
     def _check_bounds(self):

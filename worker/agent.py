@@ -51,6 +51,7 @@ repeated, until the lease ends.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 import shutil
@@ -62,7 +63,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from . import database, run_secrets
+from . import database, run_secrets, services
 from .artifacts import make_store
 from .control.base import (
     Claim,
@@ -310,9 +311,10 @@ class Agent:
         if "docker" in self._executors:
             # Before the folders that they still use.
             self._quietly("Removing leftover containers", self._collect_containers)
+        places = (self.settings.work_dir.iterdir(), run_secrets.folders(), services.folders())
         found = {
             path: parse_workdir_name(namespace, path.name)
-            for path in (*self.settings.work_dir.iterdir(), *run_secrets.folders())
+            for path in itertools.chain.from_iterable(places)
         }
         # The leases are read after the names: what is being made just now has its lease already.
         live = {(lease.run_id, lease.epoch) for lease in self.control.list_leases()}
@@ -324,6 +326,8 @@ class Agent:
                 for mark in path.glob("processes/*/mark"):
                     kill_marked(mark.parent)
                 remove_tree(path)
+        if not self.settings.has_runs_server:
+            return
         prefix = database.name_prefix(namespace)
         database.collect_garbage(self.settings.runs_dsn, prefix, self._lease_test())
 

@@ -32,7 +32,6 @@ class TarGz(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    # pylint: disable-next=method-required-super
     def read(self, size: int = -1) -> bytes:
         pieces, total = [self._left], len(self._left)
         while size < 0 or total < size:

@@ -254,7 +254,6 @@ class _Watched:
         with contextlib.suppress(OSError):
             self._take(os.fstat(source.fileno()).st_size, only_look=True)
 
-    # pylint: disable-next=method-required-super
     def read(self, size: int = -1) -> bytes:
         self._check()
         data = self._source.read(size)

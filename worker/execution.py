@@ -39,6 +39,7 @@ from .logs import LogLine, clean_json, clean_text
 from .masking import Masker
 from .recipes import get_recipe
 from .recipes.base import Outcome, Recipe
+from .services import PostgresService
 from .settings import Settings
 from .steps import StepRunner
 from .storage.base import ArtifactStore
@@ -47,6 +48,9 @@ from .workflow import validate_config, with_defaults
 _logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = "The worker itself failed while it executed the run; its own log says how."
+NO_RUNS_SERVER = (
+    "This worker has no PostgreSQL for the databases of runs: its setting --runs-dsn names one."
+)
 MAX_MESSAGE_LENGTH = 4000
 MAX_METADATA_BYTES = 1_000_000
 #: Seconds the completion is tried for at least, even when the lease is over: the last word may
@@ -247,19 +251,19 @@ class Execution:
         job.env = self._environment(job)
         wants_checkout = recipe.needs_checkout if recipe else True
         if wants_checkout and (recipe or job.snapshot["project"].get("repository_url")):
-            job.commit = checkout.fetch(job).commit
-            self._metadata["commit"] = job.commit
-            changed = repository_config.apply(job)
-            if changed:
-                self._metadata["config"] = changed
-                kind = str(job.snapshot["workflow"]["workflow_type"])
-                recipe = None if job.config["steps"] else get_recipe(kind)
-                job.env = self._environment(job)
-            job.env["ODOOOPS_GIT_COMMIT"] = job.commit
+            recipe = self._check_out(job, recipe)
         # Not before the checkout: git has no use for them, and what it starts should not have any.
         job.env.update(self._secrets(job, job.config["secrets"]))
         wants_database = recipe.needs_database if recipe else job.config["database"]
+        service = None
         try:
+            if wants_database and not settings.has_runs_server:
+                raise RunError("setup_error", NO_RUNS_SERVER)
+            if job.config["services"]:
+                service = PostgresService(
+                    job, self._tools.executor, self.guard, settings, self._masker
+                )
+                job.env.update(service.start())
             if wants_database:
                 prefix = database.name_prefix(self._tools.namespace)
                 made = database.create(settings.runs_dsn, prefix, job.run_id, job.epoch)
@@ -293,8 +297,23 @@ class Execution:
                 caches.save()
             return outcome
         finally:
+            if service:
+                service.stop()
             if job.database:
                 self._drop_database(job)
+
+    def _check_out(self, job: RunJob, recipe: Recipe | None) -> Recipe | None:
+        """Fetch the commit and let its file change the config; the recipe that works then."""
+        job.commit = checkout.fetch(job).commit
+        self._metadata["commit"] = job.commit
+        changed = repository_config.apply(job)
+        if changed:
+            self._metadata["config"] = changed
+            kind = str(job.snapshot["workflow"]["workflow_type"])
+            recipe = None if job.config["steps"] else get_recipe(kind)
+            job.env = self._environment(job)
+        job.env["ODOOOPS_GIT_COMMIT"] = job.commit
+        return recipe
 
     def _secrets(self, job: RunJob, wanted: Sequence[Mapping[str, str]]) -> dict[str, str]:
         """The variables that give the steps their secrets; all are masked from here on."""

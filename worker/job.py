@@ -212,6 +212,10 @@ class RunJob(Job):
             lines.append(LogLine(now, level, text, {**metadata, **extra}))
         self._log.write(lines)
 
+    def write_lines(self, lines: list[LogLine]) -> None:
+        """Lines of a program that runs beside the steps, into the run's log."""
+        self._log.write(lines)
+
     def event(
         self, event_type: str, message: str, payload: Mapping[str, Any] | None = None
     ) -> None:

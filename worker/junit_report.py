@@ -98,7 +98,6 @@ class _Reader:
         parser.CharacterDataHandler = self._text
         parser.buffer_text = True
 
-    # pylint: disable-next=method-required-super
     def read(self, source: BinaryIO) -> None:
         size = 0
         try:

@@ -84,7 +84,6 @@ class AppendFile:
         return True
 
     # No model of Odoo: pylint-odoo knows methods by their names.
-    # pylint: disable-next=method-required-super
     def read(self, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes from ``offset``."""
         if offset >= self._size:
@@ -148,7 +147,6 @@ class RunLog:
         """Begin sending."""
         self._thread.start()
 
-    # pylint: disable-next=method-required-super
     def write(self, lines: Sequence[LogLine]) -> None:
         """Append lines.
 

@@ -9,13 +9,13 @@ in a private directory in memory (/dev/shm where there is one), which is removed
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import private_folder
 from .control.base import ControlPlane, Refused
 from .errors import RunError
 from .guard import RunGuard
@@ -23,6 +23,7 @@ from .masking import Masker
 from .secret_keys import KeyRing, SecretKeyError, context_of
 
 _MEMORY = Path("/dev/shm")
+_FOLDER = "odooops-secrets"
 
 
 def give(
@@ -110,23 +111,18 @@ def _check_all_given(reply: Mapping[str, Any]) -> None:
         )
 
 
+def _base() -> Path:
+    """Where the directory of all runs' secret files lies: in memory where that is possible."""
+    return _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+
+
 def _root() -> Path:
-    """The directory of all runs' secret files of this user; in memory where that is possible."""
-    base = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
-    return base / f"odooops-secrets-{os.geteuid()}"
+    return private_folder.path(_FOLDER, _base())
 
 
 def _write(folder_name: str, name: str, value: str) -> Path:
-    root = _root()
     try:
-        root.mkdir(mode=0o700, exist_ok=True)
-        found = root.lstat()
-        # The place is open to every user of the host: one of them may have been here before.
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise RunError(
-                "setup_error", f"{root} on the worker is not a private directory of the worker."
-            )
-        folder = root / folder_name
+        folder = private_folder.make(_FOLDER, _base()) / folder_name
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / name
         path.unlink(missing_ok=True)

@@ -202,6 +202,12 @@ class Settings:
     run_cpus: float = _setting(0.0, _number(0, 1024), "processors of a container (0: all)")
     run_processes: int = _setting(1024, _number(0, 1 << 22, int), "processes of a step")
     run_output_mb: int = _setting(1024, _number(0, 1 << 20, int), "output of a step in MiB")
+    #: Of the server that a run's service is. Empty: PATH, then Debian's folders, the newest first.
+    postgres_programs: Path | None = _setting(
+        None, _folder, "folder of the programs initdb and postgres, for services"
+    )
+    #: Only of a worker that runs as root, which PostgreSQL does not.
+    postgres_user: str = _setting("postgres", str, "user of services' PostgreSQL servers, for root")
     #: How runs start Odoo.
     odoo: tuple[str, ...] = _setting((), _command, "command that starts Odoo")
     #: Addons of that Odoo beside its own.
@@ -257,6 +263,12 @@ class Settings:
             return Path(value["path"]) if isinstance(value, dict) else value
 
         return cls(**{name: plain(value) for name, value in json.loads(text).items()})
+
+    @property
+    def has_runs_server(self) -> bool:
+        """Whether there is a server for databases of runs: over HTTP there need not be one."""
+        is_told = any(name in os.environ for name in ("PGHOST", "PGSERVICE", "PGDATABASE"))
+        return bool(self.runs_dsn or not self.control_url or is_told)
 
 
 def option_of(name: str) -> str:

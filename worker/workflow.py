@@ -53,6 +53,7 @@ def validate_config(workflow_type: str, config: Any) -> list[ConfigProblem]:
         problems.add(ConfigProblem("", f"is of the unknown type {workflow_type!r}"))
     if isinstance(config, Mapping):
         problems.update(_cross_problems(workflow_type, config))
+        problems.update(_service_problems(config))
         if "steps" in config and not any(p.path.startswith("steps") for p in problems):
             problems.update(_step_problems(config))
         problems.update(
@@ -76,7 +77,7 @@ def with_defaults(config: Mapping[str, Any] | None) -> dict[str, Any]:
     full["retry"] = {"max": int(retry.get("max", 0)), "on": list(retry.get("on", ["worker_lost"]))}
     for key in ("tool", "concurrency_group", "junit", "cancel_grace"):
         full.setdefault(key, None)
-    for key in ("labels", "steps", "artifacts", "cache"):
+    for key in ("labels", "steps", "artifacts", "cache", "services"):
         full[key] = list(full.get(key) or [])
     full["secrets"] = [
         {"as": "env", **(item if isinstance(item, Mapping) else {"name": item})}
@@ -152,6 +153,13 @@ def _cross_problems(workflow_type: str, config: Mapping[str, Any]) -> Iterator[C
                 yield ConfigProblem(f"env.{name}", "is also named in secrets")
         if "MODULES" in env and config.get("modules"):
             yield ConfigProblem("modules", "is given twice: here and as MODULES in env")
+
+
+def _service_problems(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:
+    if config.get("services") and config.get("database"):
+        yield ConfigProblem("services", "cannot be used beside database: both set PG*")
+    if config.get("services") and "steps" not in config:
+        yield ConfigProblem("services", "has a meaning only beside steps")
 
 
 def _step_problems(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:

@@ -50,6 +50,8 @@ def _text(pattern: str, reason: str, max_length: int, min_length: int = 1) -> di
     }
 
 
+#: Servers a run may have beside its steps.
+SERVICES = ("postgres",)
 SECRET_FORMS = ("env", "file")
 _SECRET_TEXT = _text(
     _SECRET_NAME, "is not a name of a secret (capital letters, digits and _)", SECRET_NAME_LENGTH
@@ -261,6 +263,22 @@ CONFIG_SCHEMA: dict[str, Any] = {
                 },
             },
         },
+        "services": {
+            "type": "array",
+            "description": "Servers of the run's own beside its steps.",
+            "maxItems": 1,
+            "items": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["name"],
+                "properties": {
+                    "name": {
+                        "enum": list(SERVICES),
+                        "description": "postgres: PG* is set for a role that may make databases.",
+                    }
+                },
+            },
+        },
         "junit": _PATH_PATTERN
         | {"description": "JUnit XML files the steps write; failed tests fail the run."},
         "artifacts": {
@@ -306,6 +324,7 @@ REPOSITORY_KEYS = (
     "modules",
     "network",
     "secrets",
+    "services",
     "steps",
     "timeout",
 )

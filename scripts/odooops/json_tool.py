@@ -3,6 +3,8 @@
     json_tool.py object NAME=TEXT NAME:=JSON ...   print an object
     json_tool.py read PATH                         print the value at a.b.0 of the JSON on stdin
     json_tool.py rows PATH FIELD ...               print a line per object of the list at PATH
+    json_tool.py pairs PATH                        print NAME=VALUE of an object, NUL behind each
+    json_tool.py lines STEP                        print the lines on stdin as lines of a log
 
 Text is printed as it is, null as nothing, everything else as JSON. Exit code 5: not JSON, or
 of another shape.
@@ -49,12 +51,31 @@ def print_rows(path, *names):
         write(" ".join(as_text(at(row, name)) for name in names))
 
 
+def print_pairs(path):
+    for name, value in (at(json.load(sys.stdin), path) or {}).items():
+        pair = f"{name}={as_text(value)}\0"
+        sys.stdout.buffer.write(pair.encode("utf-8", "replace"))
+
+
+def print_lines(step):
+    text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    lines = text.removesuffix("\n").split("\n") if text else []
+    rows = [{"level": "info", "message": line, "metadata": {"step": step}} for line in lines]
+    write(json.dumps(rows))
+
+
 def write(text):
     sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
 
 
 if __name__ == "__main__":
-    commands = {"object": print_object, "read": print_value, "rows": print_rows}
+    commands = {
+        "object": print_object,
+        "read": print_value,
+        "rows": print_rows,
+        "pairs": print_pairs,
+        "lines": print_lines,
+    }
     try:
         commands[sys.argv[1]](*sys.argv[2:])
     except ValueError as error:

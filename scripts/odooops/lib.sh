@@ -114,6 +114,24 @@ json_rows() { # PATH FIELD ... < JSON
     fi
 }
 
+json_pairs() { # PATH < JSON: NAME=VALUE of the object at PATH, each with a NUL behind it
+    if [[ $JSON_TOOL == jq ]]; then
+        jq -j --arg path "$1" 'getpath([$path | split(".")[] | tonumber? // .]) // {}
+            | to_entries[] | .key + "=" + (.value | tostring) + "\u0000"'
+    else
+        python3 "$LIB_DIR/json_tool.py" pairs "$1"
+    fi
+}
+
+json_lines() { # STEP < TEXT: lines of a log, as append_run_logs takes them
+    if [[ $JSON_TOOL == jq ]]; then
+        jq -Rnc --arg step "$1" \
+            '[inputs | {level: "info", message: ., metadata: {step: $step}}]'
+    else
+        python3 "$LIB_DIR/json_tool.py" lines "$1"
+    fi
+}
+
 # -- the server ------------------------------------------------------------------------
 
 # curl with what every request needs. The key goes in by a pipe: arguments are seen by

@@ -15,7 +15,17 @@ from .findings import Finding, bundles, command, read
 ROADMAP = "docs/roadmap.md"
 # Rooms whose files have to belong to a task.
 ROOMS = (
-    *("benchmarks", "cli", "controllers", "data", "demo", "devtools", "models", "prisma/src"),
+    *(
+        "benchmarks",
+        "chaos",
+        "cli",
+        "controllers",
+        "data",
+        "demo",
+        "devtools",
+        "models",
+        "prisma/src",
+    ),
     *("scripts", "security", "sql", "static/src", "views", "wizard", "worker"),
 )
 CODE = (".py", ".sql", ".xml", ".js", ".ts", ".mjs", ".sh", ".scss", ".csv")

@@ -106,6 +106,7 @@ class SqlControlPlane(KernelCalls):
         self, work: Callable[[psycopg2.extensions.cursor], Any], idempotent: bool = True
     ) -> Any:
         """Do ``work`` with a cursor; again when the connection was lost, if that cannot do harm."""
+        problem: psycopg2.Error | None = None
         for pause in (*RETRY_PAUSES, None):
             connected = False
             try:

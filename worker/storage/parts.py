@@ -68,7 +68,6 @@ class Joined(io.RawIOBase):
         self._first = first
         self._source = source
 
-    # pylint: disable-next=method-required-super
     def read(self, size: int = -1) -> bytes:
         if not self._first:
             return self._source.read(size)
