@@ -23,7 +23,7 @@ from .recipe_job import odoo_argv
 #: The folder in which Odoo found this addon, under its name.
 ADDONS = Path(odooops.__file__).parent.parent
 #: One run of Odoo; installing takes some 20 seconds on a machine with nothing else to do.
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 600
 
 
 class OdooDatabase:

@@ -36,7 +36,7 @@ def run(commands, replaced, folder, said="", **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
         # No terminal: programs that ask for a password read it from stdin.
         start_new_session=True,
         check=False,
