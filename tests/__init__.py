@@ -40,6 +40,7 @@ from . import test_odoo_lint
 from . import test_prisma
 from . import test_prisma_members
 from . import test_reference
+from . import test_remote_recipes
 from . import test_remote_worker
 from . import test_retention
 from . import test_rls_parity

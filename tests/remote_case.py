@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,12 +24,14 @@ from odoo.tools import config
 from ..worker.secret_keys import KeyRing
 from ..worker.storage.s3 import S3Settings, S3Store
 from .s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
-from .worker_common import KernelCase, wait_for
+from .worker_common import ADDON, KernelCase, wait_for
 
 #: A host may be busy with other tests.
 START_SECONDS = 180
 #: What a host of a worker shall not know: the database, the store, our own settings.
 FORBIDDEN = ("PG", "AWS_", "ODOOOPS_", "PYTHON")
+#: The worker of this checkout.
+WORKER = (sys.executable, "-m", "worker")
 
 
 def host_environment(**values):
@@ -172,6 +176,8 @@ class RemoteCase(KernelCase):
 
     def setUp(self):
         super().setUp()
+        self.home = self.folder / "home"
+        self.home.mkdir()
         # What another test left in the queue is nothing for the workers of this one.
         self.query("UPDATE ops_worker SET state = 'stopped' WHERE state <> 'stopped'")
         self.addCleanup(self._forget_tokens)
@@ -186,7 +192,80 @@ class RemoteCase(KernelCase):
                 "registration", self.slug, timedelta(hours=1), uses_left=1
             )[1]
 
-    def bucket(self):
+    def host(self, **values):
+        return host_environment(HOME=str(self.home), **values)
+
+    def documented_commands(self, wheel):
+        """The commands of worker/README.rst for this host, as lists of words."""
+        text = (ADDON / "worker" / "README.rst").read_text(encoding="utf-8")
+        block = re.search(r"On the host::\n\n((?: +\S.*\n)+)", text)[1]
+        changes = {
+            "/opt/odooops": str(self.folder / "opt"),
+            "odooops_worker-*.whl": str(wheel),
+            "https://odoo.example.com": self.odoo.url,
+        }
+        for old, new in changes.items():
+            self.assertIn(old, block)
+            block = block.replace(old, new)
+        return [shlex.split(line) for line in block.splitlines()]
+
+    def run_on_host(self, argv, **options):
+        process = subprocess.run(
+            [str(word) for word in argv],
+            env=self.host(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            **options,
+        )
+        self.assertEqual(process.returncode, 0, f"{argv}: {process.stdout}{process.stderr}")
+        return process.stdout
+
+    def build_wheel(self, python):
+        """Of a copy: a build leaves its traces beside the sources."""
+        sources = self.folder / "sources"
+        shutil.copytree(ADDON / "worker", sources / "worker")
+        for name in ("pyproject.toml", "LICENSE"):
+            shutil.copy(ADDON / name, sources)
+        argv = [python, "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", "dist"]
+        subprocess.run(
+            argv, cwd=sources, env=self.host(), capture_output=True, timeout=600, check=True
+        )
+        (wheel,) = (sources / "dist").glob("odooops_worker-*.whl")
+        return wheel
+
+    def register(self):
+        """Make this test a host of its own; return the file with its token."""
+        token_file = self.folder / "worker-token"
+        subprocess.run(
+            [*WORKER, "register", f"--control-url={self.odoo.url}", f"--token-file={token_file}"],
+            input=self.registration_token(),
+            cwd=ADDON,
+            env=self.host(),
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
+        return token_file
+
+    def start_on_host(self, argv, *options):
+        """Start a worker; it and its runners are killed at the end of the test."""
+        with open(self.folder / "worker.log", "ab") as log:
+            process = subprocess.Popen(
+                [*map(str, argv), *options], cwd=ADDON, env=self.host(), stdout=log, stderr=log
+            )
+        self.addCleanup(self.kill_worker, process)
+        return process
+
+    def start_remote_worker(self, url, token_file, *options):
+        """Start a worker that reaches the control plane at ``url`` only."""
+        where = (f"--control-url={url}", f"--token-file={token_file}")
+        return self.start_on_host(WORKER, *self.worker_options(), *where, *options)
+
+    def store(self):
         """The store as Odoo sees it."""
         return S3Store(
             S3Settings(

@@ -3,16 +3,14 @@
 import hashlib
 import os
 import re
-import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from odoo.tests import tagged
 
-from .remote_case import Proxy, RemoteCase, host_environment
-from .worker_common import ADDON, wait_for
+from .remote_case import Proxy, RemoteCase
+from .test_worker_adoption import AdoptionCase
+from .worker_common import left_in, wait_for
 
 #: A large file goes up in parts.
 LARGE = 9 << 20
@@ -32,55 +30,6 @@ done
 
 @tagged("post_install", "-at_install")
 class TestRemoteWorker(RemoteCase):
-    def setUp(self):
-        super().setUp()
-        self.home = self.folder / "home"
-        self.home.mkdir()
-
-    def host(self, **values):
-        return host_environment(HOME=str(self.home), **values)
-
-    def documented_commands(self, wheel):
-        """The commands of worker/README.rst for this host, as lists of words."""
-        text = (ADDON / "worker" / "README.rst").read_text(encoding="utf-8")
-        block = re.search(r"On the host::\n\n((?: +\S.*\n)+)", text)[1]
-        changes = {
-            "/opt/odooops": str(self.folder / "opt"),
-            "odooops_worker-*.whl": str(wheel),
-            "https://odoo.example.com": self.odoo.url,
-        }
-        for old, new in changes.items():
-            self.assertIn(old, block)
-            block = block.replace(old, new)
-        return [shlex.split(line) for line in block.splitlines()]
-
-    def run_on_host(self, argv, **options):
-        process = subprocess.run(
-            [str(word) for word in argv],
-            env=self.host(),
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-            **options,
-        )
-        self.assertEqual(process.returncode, 0, f"{argv}: {process.stdout}{process.stderr}")
-        return process.stdout
-
-    def build_wheel(self, python):
-        """Of a copy: a build leaves its traces beside the sources."""
-        sources = self.folder / "sources"
-        shutil.copytree(ADDON / "worker", sources / "worker")
-        for name in ("pyproject.toml", "LICENSE"):
-            shutil.copy(ADDON / name, sources)
-        argv = [python, "-m", "pip", "wheel", ".", "--no-deps", "--wheel-dir", "dist"]
-        subprocess.run(
-            argv, cwd=sources, env=self.host(), capture_output=True, timeout=600, check=True
-        )
-        (wheel,) = (sources / "dist").glob("odooops_worker-*.whl")
-        return wheel
-
     def make_keeping_workflow(self):
         self.addCleanup(self._forget_secret)
         with self.environment() as env:
@@ -126,7 +75,7 @@ class TestRemoteWorker(RemoteCase):
         self.assertEqual((row["status"], row["exit_code"]), ("succeeded", 0), row)
         self.assertIn("with [secret TOKEN]", self.messages(run_id))
         self.assertNotIn("hunter2", str(self.messages(run_id)))
-        recorded, store = self.artifacts(run_id), self.bucket()
+        recorded, store = self.artifacts(run_id), self.store()
         self.assertEqual(set(recorded), {"small.txt", "large.bin", "run.log.gz"})
         expected = {"small.txt": b"content\n", "large.bin": bytes(LARGE)}
         for key, (url, size, checksum) in recorded.items():
@@ -140,32 +89,6 @@ class TestRemoteWorker(RemoteCase):
         self.assertEqual(row["error_code"], "setup_error")
         self.assertIn("--runs-dsn", row["error_message"])
 
-    def start_remote_worker(self, url):
-        token_file = self.folder / "worker-token"
-        argv = [sys.executable, "-m", "worker"]
-        subprocess.run(
-            [*argv, "register", f"--control-url={self.odoo.url}", f"--token-file={token_file}"],
-            input=self.registration_token(),
-            cwd=ADDON,
-            env=self.host(),
-            text=True,
-            capture_output=True,
-            timeout=60,
-            check=True,
-        )
-        log = open(self.folder / "worker.log", "wb")  # noqa: SIM115
-        self.addCleanup(log.close)
-        process = subprocess.Popen(
-            [*argv, *self.worker_options(), f"--control-url={url}", f"--token-file={token_file}"],
-            cwd=ADDON,
-            env=self.host(),
-            stdout=log,
-            stderr=log,
-        )
-        self.addCleanup(process.wait)
-        self.addCleanup(process.kill)
-        return process
-
     def test_a_control_plane_that_is_away_for_a_while_costs_no_line(self):
         """Cut in the middle of the output, and not mended before the work has ended."""
         proxy = Proxy(self.odoo.port)
@@ -173,7 +96,7 @@ class TestRemoteWorker(RemoteCase):
         run_id = self.queue(
             self.make_workflow(steps=[{"name": "Slowly", "run": SLOWLY}], labels=[self.slug])
         )
-        self.start_remote_worker(proxy.url)
+        self.start_remote_worker(proxy.url, self.register())
         wait_for(lambda: "line 20" in self.messages(run_id), message="The run did not begin.")
         proxy.cut()
         before = len(self.messages(run_id))
@@ -196,3 +119,29 @@ class TestRemoteWorker(RemoteCase):
         self.assertEqual(lines, [f"line {number}" for number in range(1, 121)])
         self.assertEqual(row["epoch"], 1, "nobody else had it")
         self.assertIn("run.log.gz", self.artifacts(run_id))
+
+
+@tagged("post_install", "-at_install")
+class TestRemoteAdoption(RemoteCase, AdoptionCase):
+    def setUp(self):
+        super().setUp()
+        self.token_file = self.register()
+
+    def start_worker(self, *options):
+        return self.start_remote_worker(self.odoo.url, self.token_file, *options)
+
+    def test_a_run_whose_agent_was_killed_goes_on_over_http_and_its_log_is_whole(self):
+        run_id, victim = self.start_counting("--capacity=1", labels=[self.slug])
+        self.kill(victim)
+        self.wait_lines(run_id, 20)
+        self.start_worker("--capacity=1", "--until-idle")
+        ((payload,),) = wait_for(lambda: self.adoptions(run_id))
+        (dead, state), (alive, _state) = self.worker_ids()
+        self.assertEqual(payload, {"worker_id": alive, "claimed_by": dead})
+        self.assertEqual(state, "stopped")
+        self.wait_lines(run_id, 20)
+        self.end()
+        row = self.wait_status(run_id, "succeeded", "failed")
+        self.assertEqual((row["status"], row["epoch"]), ("succeeded", 1), row)
+        self.assertLogWhole(run_id)
+        wait_for(lambda: not left_in(self.folder / "work"))

@@ -43,6 +43,9 @@ class AdoptionCase(KernelCase):
         before = len(self.messages(run_id))
         wait_for(lambda: len(self.messages(run_id)) >= before + more)
 
+    def store(self):
+        return FilesystemStore(self.folder / "artifacts")
+
     def kill(self, process):
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -58,7 +61,7 @@ class AdoptionCase(KernelCase):
             " AND artifact_key = 'run.log.gz'",
             run_id,
         )
-        with FilesystemStore(self.folder / "artifacts").open(url) as stream:
+        with self.store().open(url) as stream:
             complete = gzip.decompress(stream.read()).decode()
         self.assertEqual([line.split("\t")[4] for line in complete.splitlines()], messages)
 
