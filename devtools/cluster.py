@@ -86,6 +86,12 @@ class Cluster:
             with contextlib.suppress(SetupError):
                 self._control("stop", "-m", mode, "-w", "-t", str(START_SECONDS))
 
+    def remove(self):
+        """Stop it and remove its files."""
+        self.stop("immediate")
+        embedded.run_as_owner(["rm", "-rf", self.folder], self.owner)
+        self.pgpass.unlink(missing_ok=True)
+
     def _control(self, command, *options):
         program = embedded.programs(self.home) / "pg_ctl"
         embedded.run_as_owner([program, command, "-D", self.data, *options], self.owner)

@@ -77,6 +77,7 @@ from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results
 from . import test_worker_registry
 from . import test_worker_repository_config
+from . import test_worker_restart
 from . import test_worker_scheduled
 from . import test_worker_script
 from . import test_worker_secrets
