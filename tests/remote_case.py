@@ -236,6 +236,23 @@ class RemoteCase(KernelCase):
         (wheel,) = (sources / "dist").glob("odooops_worker-*.whl")
         return wheel
 
+    def install(self):
+        """Install the worker's wheel as documented and register it; return the documented command
+        that starts it."""
+        make, install, register, work = self.documented_commands("WHEEL")
+        make[0] = sys.executable
+        self.run_on_host(make)
+        python = Path(make[-1]) / "bin" / "python"
+        wheel = str(self.build_wheel(python))
+        self.run_on_host([word.replace("WHEEL", wheel) for word in install])
+        found = self.run_on_host(
+            [python, "-c", "import importlib.util as u; print(u.find_spec('odoo'))"]
+        )
+        self.assertEqual(found.strip(), "None", "a host without Odoo")
+        told = self.run_on_host(register, input=f"{self.registration_token()}\n")
+        self.assertIn("This host is registered", told)
+        return work
+
     def register(self):
         """Make this test a host of its own; return the file with its token."""
         token_file = self.folder / "worker-token"

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import shutil
-import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -60,25 +59,10 @@ class TestRemoteRecipes(DockerCase, RemoteCase):
         parameters.pop("password", None)
         return make_dsn(**parameters, passfile=str(target))
 
-    def install(self):
-        """The worker from its wheel, registered; return its documented command line."""
-        make, install, register, work = self.documented_commands("WHEEL")
-        make[0] = sys.executable
-        self.run_on_host(make)
-        python = Path(make[-1]) / "bin" / "python"
-        wheel = str(self.build_wheel(python))
-        self.run_on_host([word.replace("WHEEL", wheel) for word in install])
-        found = self.run_on_host(
-            [python, "-c", "import importlib.util as u; print(u.find_spec('odoo'))"]
-        )
-        self.assertEqual(found.strip(), "None", "a host without Odoo")
-        self.run_on_host(register, input=f"{self.registration_token()}\n")
-        return ["--docker" if word == "--allow-process" else word for word in work]
-
     def test_the_wheel_tests_a_project_in_a_container_and_its_files_land_in_s3(self):
         run_id = self.queue_test()
         worker = self.start_on_host(
-            self.install(),
+            ["--docker" if word == "--allow-process" else word for word in self.install()],
             f"--docker-host={self.engine.host}",
             f"--runs-dsn={self.runs_dsn()}",
             f"--work-dir={self.folder / 'work'}",

@@ -3,8 +3,6 @@
 import hashlib
 import os
 import re
-import sys
-from pathlib import Path
 
 from odoo.tests import tagged
 
@@ -55,18 +53,7 @@ class TestRemoteWorker(RemoteCase):
         steps = [{"name": "Ask", "run": "true"}]
         asking = self.make_workflow("Asking", steps=steps, database=True, labels=[self.slug])
         asking_id = self.queue(asking)
-        make, install, register, work = self.documented_commands("WHEEL")
-        make[0] = sys.executable
-        self.run_on_host(make)
-        python = Path(make[-1]) / "bin" / "python"
-        wheel = self.build_wheel(python)
-        self.run_on_host([word.replace("WHEEL", str(wheel)) for word in install])
-        found = self.run_on_host(
-            [python, "-c", "import importlib.util as u; print(u.find_spec('odoo'))"]
-        )
-        self.assertEqual(found.strip(), "None", "a host without Odoo")
-        told = self.run_on_host(register, input=f"{self.registration_token()}\n")
-        self.assertIn("This host is registered", told)
+        work = self.install()
         (token,) = self.home.rglob("worker-token")
         self.assertEqual(token.stat().st_mode & 0o777, 0o600)
         self.run_on_host([*work, "--until-idle", f"--labels={self.slug}"])
