@@ -33,6 +33,11 @@ def jobs():
 
 
 class TestCiWorkflows(unittest.TestCase):
+    def odoo_home(self, job_name):
+        file_name = job_name.partition(":")[0]
+        (path,) = (path for path in WORKFLOWS if path.name == file_name)
+        return load(path)["env"]["ODOO_HOME"]
+
     def test_there_is_a_job_for_everything_a_pull_request_has_to_pass(self):
         called = {step["run"] for _name, job in jobs() for step in job["steps"] if step.get("run")}
         self.assertLessEqual(
@@ -90,11 +95,22 @@ class TestCiWorkflows(unittest.TestCase):
                 self.assertNotIn("permissions", job)
                 self.assertLessEqual(job["timeout-minutes"], 60)
                 self.assertNotIn("continue-on-error", job)
-                (checkout,) = (
-                    step for step in job["steps"]
+                checkouts = [
+                    step["with"]
+                    for step in job["steps"]
                     if step.get("uses", "").startswith("actions/checkout@")
-                )  # fmt: skip
-                self.assertIs(checkout["with"]["persist-credentials"], False)
+                ]
+                for checkout in checkouts:
+                    self.assertIs(checkout["persist-credentials"], False)
+                # Ours, and Odoo's where it is needed, in the place that ODOO_HOME names.
+                self.assertNotIn("repository", checkouts[0])
+                others = [(other["repository"], other["ref"]) for other in checkouts[1:]]
+                is_lint = name.endswith(": lint")
+                self.assertEqual(others, [] if is_lint else [("odoo/odoo", "19.0")])
+                for other in checkouts[1:]:
+                    self.assertEqual(
+                        self.odoo_home(name), f"${{{{ github.workspace }}}}/{other['path']}"
+                    )
 
     def test_caches_are_those_of_these_requirements(self):
         for name, job in jobs():
