@@ -56,9 +56,11 @@ class TestDocumentDoors(DoorCase):
     def test_an_auditor_exports_the_trail_and_verifies_it(self):
         self.finish(self.queue())
         shutil.copy(VERIFIER, self.folder)
-        key = audit_key.load(self.env.cr.dbname)
+        # A database that has seen other tests may hold checkpoints of other keys.
+        keys = {audit_key.load(self.env.cr.dbname).key_id}
+        keys.update(self.env["ops.audit.checkpoint"].search([]).mapped("key_id"))
         export, _problems = document_commands.fences("docs/audit.md", "For the auditor")
-        words = {"web-shop": "door-test", "3f0c…": key.key_id}
+        words = {"web-shop": "door-test", "3f0c…": " --key ".join(keys)}
         said = self.follow(export, "owner", **words)
         self.assertRegex(said, r"\n\d+ passed, 0 failed\n$")
         trail = (self.folder / "trail.jsonl").read_text(encoding="utf-8")
