@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import textwrap
 import unittest
 from typing import NamedTuple
@@ -14,6 +15,7 @@ SHELLS = ("", "sh", "bash", "console")
 # Sections whose blocks a test reads out of the document and runs, all of them as they stand. Its
 # `fences(...)` are unpacked by number there, so a block more fails that test.
 RUN = {
+    ("README.rst", "Your own repository"): "test_document_doors",
     ("docs/audit.md", "For the auditor"): "test_document_doors",
     ("docs/audit.md", "The key"): "test_document_doors",
     ("docs/install.md", "The addon"): "test_install",
@@ -23,6 +25,7 @@ RUN = {
     ("docs/operate.md", "Backing up"): "test_operate",
     ("docs/operate.md", "Restoring"): "test_operate",
     ("docs/operate.md", "Updating"): "test_install",
+    ("docs/scripts.md", "Shell scripts"): "test_document_doors",
     ("docs/secrets.md", "The key file"): "test_install",
     ("docs/sql.md", "From nothing to a query"): "test_sql_stranger",
     ("docs/sql.md", "Close the database"): "test_install",
@@ -31,7 +34,6 @@ RUN = {
 }
 _TARGETS = "it would run the tests within a test; test_ci_workflows: CI calls it on each request"
 _REMOTE = "test_remote_worker reads and runs it, with a folder and an address of its own"
-_SCRIPTS = "test_scripts runs the script, against a server of its own"
 # Commands that no test runs as they stand, and why; what holds them instead.
 NOT_RUN = {
     "CONTRIBUTING.md": {
@@ -53,10 +55,6 @@ NOT_RUN = {
             "does not end; test_devtools holds its parts"
         ),
         "make test    # all tests": _TARGETS,
-        "export ODOOOPS_URL=http://localhost:8069 ODOOOPS_TOKEN=...": "the reader's own key",
-        'run=$(scripts/odooops/env_create.sh demo test main "$(git rev-parse HEAD)")': _SCRIPTS,
-        'scripts/odooops/env_wait_ready.sh "$run"    # exit code 0: succeeded; 1: failed, with the '
-        "reason": _SCRIPTS,
     },
     "docs/chaos.md": {
         "make chaos                                # 2,000 runs, 6 workers, a storm of 10 "
@@ -69,10 +67,6 @@ NOT_RUN = {
         ),
     },
     "docs/scripts.md": {
-        "run=$(IDEMPOTENCY_KEY=$GITHUB_SHA scripts/odooops/env_create.sh demo test main -)": (
-            _SCRIPTS
-        ),
-        'scripts/odooops/env_wait_ready.sh "$run"': _SCRIPTS,
         "ODOOOPS_TOKEN=oprt_… scripts/odooops/worker.sh --once --labels shell": (
             "test_worker_script runs the script, with a token of its own"
         ),
@@ -137,7 +131,10 @@ def _fenced(name, lines):
 
 
 def _literal(name, lines):
+    heading = ""
     for number, line in enumerate(lines, 1):
+        if line and set(line) == {"="}:
+            heading = lines[number - 2]
         if not line.rstrip().endswith("::") or line.startswith(".."):
             continue
         indent = len(line) - len(line.lstrip())
@@ -149,7 +146,7 @@ def _literal(name, lines):
                 break
             body.append(text)
         text = textwrap.dedent("\n".join(body)).strip("\n")
-        yield Block(name, "", "json" if _is_json(text) else "", number + 2, text)
+        yield Block(name, heading, "json" if _is_json(text) else "", number + 2, text)
 
 
 def _is_json(text):
@@ -237,12 +234,15 @@ class TestDocumentCommands(unittest.TestCase):
                 for module in re.findall(r"\btest_\w+", reason):
                     self.assertTrue((ROOT / "tests" / f"{module}.py").is_file(), module)
 
-    def test_targets_of_make_that_are_not_run_are_there(self):
+    def test_targets_and_git_commands_that_are_not_run_are_there(self):
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         targets = re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split()
-        typed = [
-            word for excused in NOT_RUN.values() for command in excused
-            for word in re.findall(r"\bmake ([a-z-]+)", command)
-        ]  # fmt: skip
-        self.assertIn("lint", typed)
-        self.assertEqual(set(typed) - set(targets) - {"python3"}, set())
+        typed = [command for excused in NOT_RUN.values() for command in excused]
+        made = {found[1] for each in typed if (found := re.match(r"(?:\w+=\w+ )?make (\S+)", each))}
+        self.assertIn("lint", made)
+        self.assertEqual(made - set(targets), set())
+        asked = {found[1] for each in typed if (found := re.match(r"git (\S+)", each))}
+        self.assertEqual(asked, {"clone", "switch"})
+        for name in asked:
+            ended = subprocess.run(["git", name, "-h"], capture_output=True, text=True, check=False)
+            self.assertRegex(ended.stdout, f"^usage: git {name} ")
