@@ -167,12 +167,11 @@ BEGIN
         name := v_part.partition;
         project_id := NULL;
         size_bytes := v_part.bytes;
-        -- Counted where it goes; of what stays the planner's estimate will do.
-        IF v_reason IS NULL THEN
+        -- Counted where it goes; of what stays the planner's estimate will do, once there is one.
+        row_count := (SELECT nullif(c.reltuples, -1) FROM pg_class c
+                      WHERE c.oid = format('public.%I', v_part.partition)::regclass);
+        IF v_reason IS NULL OR row_count IS NULL THEN
             EXECUTE format('SELECT count(*) FROM public.%I', v_part.partition) INTO row_count;
-        ELSE
-            row_count := (SELECT nullif(c.reltuples, -1) FROM pg_class c
-                          WHERE c.oid = format('public.%I', v_part.partition)::regclass);
         END IF;
         action := CASE WHEN v_reason IS NULL THEN 'drop' ELSE 'keep' END;
         reason := coalesce(v_reason, 'the time of all its runs has passed');

@@ -58,6 +58,7 @@ class TestRetentionOfLogs(RetentionCase):
         ours = [self.old_run(), self.old_run()]
         line = self.planned("logs_partition", LOGS)
         self.assertIn("1 runs kept for 36500 days", line["reason"])
+        self.assertEqual(line["row_count"], 9, "counted, as nothing has estimated it yet")
         # Four lines, and the words of both runs.
         self.assertEqual(self.batch("log_lines", LOGS, self.project, limit=4)["rows"], 4 + 2)
         self.assertEqual(self.batch("log_lines", LOGS, self.project, limit=4)["rows"], 2)
