@@ -38,7 +38,7 @@ _REMOTE = "test_remote_worker reads and runs it, with a folder and an address of
 NOT_RUN = {
     "CONTRIBUTING.md": {
         "sudo apt-get install git make python3 python3-venv chromium curl jq shellcheck docker.io "
-        "docker-registry busybox-static": "changes the machine; CI's workflow installs the same",
+        "docker-registry busybox-static": "changes the machine; .ci/run installs the same, says the test below",
         "git clone https://github.com/YOU/odooops.git": "YOU is the reader",
         "cd odooops": "belongs to the clone",
         "git switch -c what-it-does": "git's own",
@@ -233,6 +233,13 @@ class TestDocumentCommands(unittest.TestCase):
             for reason in excused.values():
                 for module in re.findall(r"\btest_\w+", reason):
                     self.assertTrue((ROOT / "tests" / f"{module}.py").is_file(), module)
+
+    def test_what_contributors_install_is_what_ci_installs(self):
+        (typed,) = [each for each in NOT_RUN["CONTRIBUTING.md"] if "apt-get" in each]
+        script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+        installed = set(re.findall(r"\[[\w-]+\]=([\w.-]+)", script))
+        self.assertIn("chromium", installed)
+        self.assertEqual(set(typed.split()[3:]), installed | {"python3-venv"})
 
     def test_targets_and_git_commands_that_are_not_run_are_there(self):
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
