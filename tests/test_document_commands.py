@@ -38,7 +38,7 @@ _REMOTE = "test_remote_worker reads and runs it, with a folder and an address of
 NOT_RUN = {
     "CONTRIBUTING.md": {
         "sudo apt-get install git make python3 python3-venv chromium curl jq shellcheck docker.io "
-        "docker-registry busybox-static": "changes the machine; .ci/run installs the same, see below",
+        "docker-registry busybox-static": "changes the machine; .ci/run installs the same",
         "git clone https://github.com/YOU/odooops.git": "YOU is the reader",
         "cd odooops": "belongs to the clone",
         "git switch -c what-it-does": "git's own",
