@@ -17,7 +17,7 @@ help:
 	@echo 'make lint    ruff, pylint-odoo, shellcheck'
 	@echo 'make bench   measurements, 30 minutes; make bench ARGS=--quick only tries that they hold'
 	@echo 'make chaos   2,000 runs while everything around them breaks, 15 minutes; ARGS=--quick: 3 minutes'
-	@echo 'make docs    write docs/errors.md, docs/methods.md and docs/settings.md from the code'
+	@echo 'make docs    write docs/errors.md, methods.md, settings.md and static/description/index.html'
 	@echo 'make screenshots   take the pictures of docs/images anew, of the demo (needs chromium)'
 	@echo 'make schema  write docs/schema and prisma/schema.prisma from a fresh database'
 	@echo 'make prisma  compile the TypeScript client in prisma/ (needs Node.js 20.19, or fetches one)'

@@ -8,8 +8,9 @@ GIVEN = {
     "ODOO_HOME": "source checkout or unpacked package of Odoo 19.0; otherwise an importable Odoo is"
     " used, otherwise the Debian package odoo-19 is downloaded and unpacked",
     "ODOOOPS_DB": "name of the database (odooops)",
-    "ODOOOPS_REQUIRE": "comma list of programs (`chromium`, `docker`, `shellcheck`) without which"
-    " `make test` and `make lint` fail; with it a skipped test is a failure, as in CI",
+    "ODOOOPS_REQUIRE": "comma list of programs (`chromium`, `docker`, `docker-registry`, `npm`,"
+    " `shellcheck`) without which `make test` and `make lint` fail; with it a skipped test is a"
+    " failure, as in CI",
     "REUSE": "`1`: `make test` keeps the database of the last time when the addon has not changed",
     "XDG_CACHE_HOME": "folder of downloads that other clones find again (`~/.cache`)",
     "PGHOST": "PostgreSQL server to use (15 or newer); otherwise one is started. So with the other"

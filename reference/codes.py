@@ -8,6 +8,7 @@ from pathlib import Path
 
 from odoo.addons import odooops
 from odoo.addons.odooops.controllers.protocol import ERRORS, REFUSAL
+from odoo.addons.odooops.models.ops_artifact_upload import CODES
 from odoo.addons.odooops.worker.errors import ERROR_CODES
 
 from . import remedies
@@ -38,6 +39,13 @@ def door():
     return {*ERRORS, "refused"} - refusals()
 
 
+def uploads():
+    """Codes with which an upload is refused, and that are not the kernel's."""
+    source = (ADDON / "models" / "ops_artifact_upload.py").read_text("utf-8")
+    given = re.findall(r"\b_refuse\(\s*\"([a-z_]+)\"", source)
+    return {*given, *CODES.values()} - refusals()
+
+
 def problems():
     """Sentences about codes that nobody explains, and explanations of codes that nobody makes."""
     found = []
@@ -45,6 +53,7 @@ def problems():
         ("error code of runs", set(ERROR_CODES), set(remedies.RUNS)),
         ("refusal of the kernel", refusals(), set(remedies.REFUSALS)),
         ("code of the JSON-RPC door", door(), set(remedies.DOOR)),
+        ("code of uploads", uploads(), set(remedies.UPLOADS)),
         ("reason to wait", set(waiting()), set(remedies.WAITING)),
     ):
         found += [f"{what} {name}: write in reference/remedies.py what to do"
@@ -58,6 +67,7 @@ def render():
     """The document's text."""
     runs = [(code(name), means, remedies.RUNS[name]) for name, means in ERROR_CODES.items()]
     refused = [(code(name), *remedies.REFUSALS[name]) for name in sorted(refusals())]
+    uploaded = [(code(name), *remedies.UPLOADS[name]) for name in sorted(uploads())]
     rpc = []
     for name in [*ERRORS, "refused"]:
         number, status = ERRORS.get(name, REFUSAL)
@@ -89,4 +99,9 @@ answer of the JSON-RPC door has a code that is not listed here. Only who complet
 
 `data.code` of an error. A batch is answered with HTTP 200 and its errors one by one.
 
-{table(("code", "number", "HTTP", "means", "what to do"), rpc)}"""
+{table(("code", "number", "HTTP", "means", "what to do"), rpc)}
+## An upload was refused
+
+`data.code` of the [methods for uploads](jsonrpc.md#uploads), with number {REFUSAL[0]} and HTTP {REFUSAL[1]}, besides those of the kernel.
+
+{table(("code", "means", "what to do"), uploaded)}"""

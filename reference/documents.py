@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from . import codes, methods, settings
+from . import apps_page, codes, methods, settings
 
 COMMAND = "make docs"
 HEADER = f"<!-- Made by `{COMMAND}` from the code; do not edit. -->"
@@ -10,6 +10,7 @@ DOCUMENTS = {
     "docs/errors.md": codes.render,
     "docs/methods.md": methods.render,
     "docs/settings.md": settings.render,
+    "static/description/index.html": apps_page.render,
 }
 
 

@@ -118,6 +118,26 @@ DOOR = {
     ),
 }
 
+#: Codes of uploads alone, see docs/jsonrpc.md: what it means, what to do.
+UPLOADS = {
+    "store_failed": (
+        "The store of Odoo failed: its disk is full, or it refuses Odoo.",
+        "Look into Odoo's log, or free space; *Test connection* in the settings tries the store.",
+    ),
+    "store_unavailable": (
+        "The store of Odoo could not be reached.",
+        "Repeat it; then see the settings of the store ([artifacts](artifacts.md)).",
+    ),
+    "too_large": (
+        "The file, all files of the run, or this part exceed what Odoo takes.",
+        "Keep less, or raise Odoo's [limits](artifacts.md#where-they-lie).",
+    ),
+    "upload_gone": (
+        "The upload was ended or removed, or what was sent is not there.",
+        "Begin it anew.",
+    ),
+}
+
 #: Codes of ``explain_wait``: what to do. Their sentences are made by the kernel.
 WAITING = {
     "not_waiting": ("The run is not queued.", "Nothing."),

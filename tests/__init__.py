@@ -1,3 +1,4 @@
+from . import test_apps_page
 from . import test_architecture
 from . import test_artifact_keeper
 from . import test_audit_verifier
@@ -8,6 +9,8 @@ from . import test_ci_workflows
 from . import test_control_contract
 from . import test_devtools
 from . import test_docs
+from . import test_document_commands
+from . import test_document_doors
 from . import test_executors_contract
 from . import test_http_artifacts
 from . import test_http_audit
@@ -16,6 +19,7 @@ from . import test_http_jsonrpc
 from . import test_http_protocol
 from . import test_http_uploads
 from . import test_http_workers
+from . import test_install
 from . import test_kernel_audit
 from . import test_kernel_claim
 from . import test_kernel_coexistence
@@ -46,6 +50,7 @@ from . import test_retention
 from . import test_rls_parity
 from . import test_rls_secrets
 from . import test_schema_documents
+from . import test_screenshots
 from . import test_scripts
 from . import test_spec_gates
 from . import test_sql_connect

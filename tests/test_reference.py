@@ -47,10 +47,11 @@ class TestReference(unittest.TestCase):
             self.assertRegex(text, rf"[\"']{code}[\"']", code)
 
     def test_no_refusal_bears_a_code_that_is_not_listed(self):
-        known = codes.refusals() | codes.door()
+        known = codes.refusals() | codes.door() | codes.uploads()
+        self.assertIn("upload_gone", known)
         self.assertGreater(len(known), 15)
         for name, text in sources("controllers/*.py", "models/*.py").items():
-            given = set(re.findall(r"RpcError\(\s*\"([a-z_]+)\"", text))
+            given = set(re.findall(r"(?:RpcError|_refuse)\(\s*\"([a-z_]+)\"", text))
             self.assertEqual(given - known, set(), name)
 
     def test_the_reasons_to_wait_are_found_in_the_kernel(self):
