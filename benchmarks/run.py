@@ -41,7 +41,7 @@ def main():
     bench = Bench(options)
     try:
         bench.run()
-        bench.report.complete = not options.only
+        bench.report.complete = set(options.only or SUBJECTS) == set(SUBJECTS)
         bench.report.save()
         if options.write_docs:
             docs.write(bench.report)
