@@ -63,6 +63,7 @@ from . import test_tour
 from . import test_translations
 from . import test_uninstall
 from . import test_update
+from . import test_upload_limits
 from . import test_worker_adoption
 from . import test_worker_agent
 from . import test_worker_cache
