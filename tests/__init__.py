@@ -12,6 +12,7 @@ from . import test_docs
 from . import test_document_commands
 from . import test_document_doors
 from . import test_executors_contract
+from . import test_hoot
 from . import test_http_artifacts
 from . import test_http_audit
 from . import test_http_explain
