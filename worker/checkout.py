@@ -32,7 +32,9 @@ ANSWER_TIMEOUT = 120.0
 _SCP_LIKE = re.compile(r"(?:[\w.+-]+@)?[\w.-]+:(?!/?/)[^:].*")
 #: What `git check-ref-format` refuses, and a leading dash, which would be an option.
 _BAD_REF = re.compile(r"^[-/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|[/.]$|\.lock$|^@$")
-_USER_IN_URL = re.compile(r"(\w[\w+.-]*://)[^/\s'\"]*@")
+# Begins at the colon: the name of the scheme would be tried from each letter of a long word, and a
+# server may answer with a megabyte of them.
+_USER_IN_URL = re.compile(r"(?<=\w)(://)[^/\s'\"]*@")
 
 
 @dataclasses.dataclass(frozen=True)
