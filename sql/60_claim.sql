@@ -27,26 +27,6 @@ AS $$
                   WHERE g.project_id = q.project_id), q.project_id)
 $$;
 
--- The first few of them, found without the others: the longest not served are asked one by one
--- whether they have queued runs. Asks only so many, as where most have none the recursion is faster.
-CREATE FUNCTION next_projects() RETURNS integer[]
-LANGUAGE sql STABLE
-AS $$
-    SELECT ARRAY(
-        SELECT g.project_id
-        -- All of them, but by the index: it leads to the living rows alone. A long transaction leaves
-        -- pages of dead ones behind, as each claim makes one, and a scan of the table reads them.
-        FROM (SELECT project_id FROM ops_project_gate WHERE project_id > 0
-              ORDER BY last_claimed_at, project_id LIMIT 30) g
-        -- No EXISTS: as a join it would read the whole queue.
-        WHERE (SELECT r.id FROM ops_run r
-               WHERE r.status = 'queued' AND r.project_id = g.project_id
-                 AND (SELECT p.active AND NOT coalesce(p.paused, false)
-                      FROM ops_project p WHERE p.id = g.project_id)
-               LIMIT 1) IS NOT NULL
-        LIMIT 3)
-$$;
-
 CREATE FUNCTION claim_reply(p_run ops_run, p_lease_until timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE
 AS $$
@@ -190,6 +170,40 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
+-- The head of the project that has not been served for longest, among the first few: found without
+-- a list of all projects. They are asked one by one whether they have queued runs, and only so
+-- many, as where most have none the list is faster. NULL when that gave nothing; then the list is
+-- asked.
+CREATE FUNCTION claim_first(p_worker_id text, p_labels jsonb, p_claim_token uuid) RETURNS jsonb
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_project_id integer;
+BEGIN
+    SELECT g.project_id INTO v_project_id FROM ops_project_gate g
+    WHERE g.project_id = ANY (ARRAY(
+        SELECT f.project_id
+        -- All gates, but by the index: it leads to the living rows alone. A long transaction leaves
+        -- pages of dead ones behind, as each claim makes one, and a scan of the table reads them.
+        FROM (SELECT project_id FROM ops_project_gate WHERE project_id > 0
+              ORDER BY last_claimed_at, project_id LIMIT 30) f
+        -- No EXISTS: as a join it would read the whole queue.
+        WHERE (SELECT r.id FROM ops_run r
+               WHERE r.status = 'queued' AND r.project_id = f.project_id
+                 AND (SELECT p.active AND NOT coalesce(p.paused, false)
+                      FROM ops_project p WHERE p.id = f.project_id)
+               LIMIT 1) IS NOT NULL
+        LIMIT 3))
+    ORDER BY g.last_claimed_at, g.project_id
+    LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        RETURN claim_head(v_project_id, p_worker_id, p_labels, p_claim_token);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- The next run for this worker. The same claim token gives the same run again, so that a
 -- worker whose reply was lost does not strand it.
 CREATE FUNCTION claim_next_run(
@@ -223,20 +237,21 @@ BEGIN
             RETURN v_reply;
         END IF;
     END IF;
-    v_pass := claim_pass(next_projects(), p_worker_id, v_labels, p_claim_token);
-    IF v_pass.reply IS NULL THEN
+    v_reply := claim_first(p_worker_id, v_labels, p_claim_token);
+    IF v_reply IS NULL THEN
         v_projects := queued_projects();
         v_pass := claim_pass(v_projects, p_worker_id, v_labels, p_claim_token);
+        IF v_pass.reply IS NULL AND v_pass.busy THEN
+            v_pass := claim_patiently(v_projects, p_worker_id, v_labels, p_claim_token);
+        END IF;
+        v_reply := v_pass.reply;
     END IF;
-    IF v_pass.reply IS NULL AND v_pass.busy THEN
-        v_pass := claim_patiently(v_projects, p_worker_id, v_labels, p_claim_token);
-    END IF;
-    IF v_pass.reply IS NOT NULL THEN
+    IF v_reply IS NOT NULL THEN
         -- Nobody waits for the disk under a project's gate. A claim that a crash takes back has
         -- begun nothing: its worker is refused at the start, which does wait, and with it for
         -- everything before it.
         PERFORM set_config('synchronous_commit', 'off', true);
-        RETURN v_pass.reply;
+        RETURN v_reply;
     END IF;
     RETURN jsonb_build_object(
         'success', true, 'run_id', NULL,
