@@ -5,7 +5,7 @@ import re
 from odoo import SUPERUSER_ID
 from odoo.http import request
 
-from ..models.ops_worker_token import PREFIXES
+from ..models.ops_worker_token import PREFIXES, token_hash
 from ..wizard.ops_api_key import SCOPE
 from .protocol import RpcError
 
@@ -53,7 +53,7 @@ def authenticate_worker():
     # Nobody in particular: what a token may call is no matter of a user's rights.
     request.update_env(user=SUPERUSER_ID)
     request.session.can_save = False
-    return token.with_env(request.env).with_context(ops_token_text=_bearer())
+    return token.with_env(request.env).with_context(ops_token_hash=token_hash(_bearer()))
 
 
 def _bearer():

@@ -160,8 +160,8 @@ class OpsWorkerToken(models.Model):
             "token_hash": token_hash(text),
             "expires_at": now + timedelta(days=WORKER_DAYS),
         }
-        used = token_hash(self.env.context.get("ops_token_text") or "")
-        if used != self.sudo().previous_hash:
+        # Set by authenticate_worker.
+        if self.env.context.get("ops_token_hash") != self.sudo().previous_hash:
             values["previous_hash"] = self.sudo().token_hash
             values["previous_until"] = min(self.expires_at, now + RENEWAL_OVERLAP)
         self.sudo().write(values)

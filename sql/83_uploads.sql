@@ -23,6 +23,13 @@ DECLARE
     v_sums record;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('odooops.admit_upload'), coalesce(v_token_id, 0));
+    -- The limits of recorded artifacts count these from now on. What the keeper has locked is its to
+    -- remove: it may be waiting for the store.
+    DELETE FROM ops_run_upload d WHERE d.id IN (
+        SELECT u.id FROM ops_run_upload u
+        JOIN ops_run_artifact a USING (run_id, artifact_key)
+        WHERE u.token_id IS NOT DISTINCT FROM v_token_id AND u.upload_id = ''
+        FOR UPDATE OF u SKIP LOCKED);
     SELECT u.size_bytes INTO v_known FROM ops_run_upload u
     WHERE (u.run_id, u.artifact_key, u.upload_id) = (p_run_id, p_artifact_key, p_upload_id);
     IF NOT p_is_new AND v_known IS NULL THEN
@@ -34,10 +41,6 @@ BEGIN
           AND u.changed_at < clock_timestamp() - interval '1 minute';
         RETURN jsonb_build_object('success', true);
     END IF;
-    -- The limits of recorded artifacts count these from now on.
-    DELETE FROM ops_run_upload u USING ops_run_artifact a
-    WHERE u.token_id IS NOT DISTINCT FROM v_token_id AND u.upload_id = ''
-      AND (a.run_id, a.artifact_key) = (u.run_id, u.artifact_key);
     SELECT coalesce(sum(u.size_bytes), 0) AS token_bytes, count(*) AS token_count,
            -- The complete log has a limit of its own.
            coalesce(sum(u.size_bytes) FILTER (
