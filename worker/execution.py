@@ -39,7 +39,7 @@ from .logs import LogLine, clean_json, clean_text
 from .masking import Masker
 from .recipes import get_recipe
 from .recipes.base import Outcome, Recipe
-from .services import PostgresService
+from .services import Services
 from .settings import Settings
 from .steps import StepRunner
 from .storage.base import ArtifactStore
@@ -255,15 +255,15 @@ class Execution:
         # Not before the checkout: git has no use for them, and what it starts should not have any.
         job.env.update(self._secrets(job, job.config["secrets"]))
         wants_database = recipe.needs_database if recipe else job.config["database"]
-        service = None
+        services = Services(job, self._tools, self.guard, self._masker)
+
+        def give_secret(name: str) -> str:
+            # Of a tool: its registry wants it, no step ever sees it.
+            return self._secrets(job, [{"name": name, "as": "env"}])[name]
+
         try:
             if wants_database and not settings.has_runs_server:
                 raise RunError("setup_error", NO_RUNS_SERVER)
-            if job.config["services"]:
-                service = PostgresService(
-                    job, self._tools.executor, self.guard, settings, self._masker
-                )
-                job.env.update(service.start())
             if wants_database:
                 prefix = database.name_prefix(self._tools.namespace)
                 made = database.create(settings.runs_dsn, prefix, job.run_id, job.epoch)
@@ -271,14 +271,11 @@ class Execution:
                 self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
             image = placement.place(
-                job,
-                recipe,
-                self._tools,
-                run_secrets.folder(self._name),
-                # Of the tool: its registry wants it, no step ever sees it.
-                lambda name: self._secrets(job, [{"name": name, "as": "env"}])[name],
+                job, recipe, self._tools, run_secrets.folder(self._name), give_secret
             )
             self._metadata.update({"image": image} if image else {})
+            started = services.start(give_secret)
+            self._metadata.update({"services": started} if started else {})
             caches = Caches(
                 job,
                 settings.work_dir / f"caches-{self._tools.namespace}",
@@ -297,8 +294,7 @@ class Execution:
                 caches.save()
             return outcome
         finally:
-            if service:
-                service.stop()
+            services.stop()
             if job.database:
                 self._drop_database(job)
 
