@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import unittest
 from pathlib import Path
 
@@ -154,6 +155,22 @@ class TestServices(ServiceCase):
         self.assertTrue(self.call("cancel_run", run_id)["success"])
         self.wait_status(run_id, "canceled")
         self.assertIn("tidied", self.messages(run_id))
+        self.assert_gone(run_id)
+
+    def test_a_server_that_is_killed_ends_the_run_with_its_last_words(self):
+        run_id = self.queue_steps(
+            {"name": "Wait", "run": "psql -qc 'SELECT nonsense' || echo ready; sleep 71342"},
+            {"name": "Next", "run": "echo next"},
+        )
+        self.start_worker(*options())
+        wait_for(lambda: "ready" in self.messages(run_id))
+        postmaster = self.folder_of(run_id) / "0" / "data" / "postmaster.pid"
+        os.kill(int(postmaster.read_text().split()[0]), signal.SIGKILL)
+        row = self.wait_status(run_id, "failed")
+        self.assertEqual(row["error_code"], "service_failed", row)
+        self.assertIn("Service postgres ended before the steps did", row["error_message"])
+        self.assertIn("nonsense", row["error_message"])
+        self.assertNotIn("next", self.messages(run_id))
         self.assert_gone(run_id)
 
 

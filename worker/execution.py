@@ -255,7 +255,6 @@ class Execution:
         # Not before the checkout: git has no use for them, and what it starts should not have any.
         job.env.update(self._secrets(job, job.config["secrets"]))
         wants_database = recipe.needs_database if recipe else job.config["database"]
-        services = Services(job, self._tools, self.guard, self._masker)
 
         def give_secret(name: str) -> str:
             # Of a tool: its registry wants it, no step ever sees it.
@@ -274,8 +273,6 @@ class Execution:
                 job, recipe, self._tools, run_secrets.folder(self._name), give_secret
             )
             self._metadata.update({"image": image} if image else {})
-            started = services.start(give_secret)
-            self._metadata.update({"services": started} if started else {})
             caches = Caches(
                 job,
                 settings.work_dir / f"caches-{self._tools.namespace}",
@@ -283,7 +280,15 @@ class Execution:
                 image["image_id"] if image else None,
             )
             caches.restore()
-            outcome = recipe.run(job) if recipe else self._run_steps(job)
+            services = Services(job, self._tools, self.guard, self._masker)
+            try:
+                if job.config["services"]:
+                    # The list itself: it is filled before one of them may fail.
+                    self._metadata["services"] = services.facts
+                    services.start(give_secret)
+                outcome = recipe.run(job) if recipe else self._run_steps(job)
+            finally:
+                services.stop()
             self._metadata.update(outcome.metadata)
         except RunError:
             self._collect_artifacts(job, None)
@@ -294,7 +299,6 @@ class Execution:
                 caches.save()
             return outcome
         finally:
-            services.stop()
             if job.database:
                 self._drop_database(job)
 

@@ -12,6 +12,7 @@ is reachable from outside. A port is taken once in such a network.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -45,9 +46,11 @@ class Services:
     def __init__(self, job: RunJob, tools: Tools, guard: RunGuard, masker: Masker) -> None:
         self._job, self._tools, self._guard, self._masker = job, tools, guard, masker
         self._running: list[RunService] = []
+        #: What they are, for the run's metadata: name, and the image of those that have one.
+        self.facts: list[dict[str, Any]] = []
 
-    def start(self, give_secret: Callable[[str], str]) -> list[dict[str, Any]]:
-        """Start them all, then wait until each is ready; what they are, for the run's metadata.
+    def start(self, give_secret: Callable[[str], str]) -> None:
+        """Start them all, then wait until each is ready.
 
         The run's environment and its containers know them from now on. Whoever calls this calls
         ``stop`` at the end.
@@ -56,11 +59,11 @@ class Services:
         :raises RunError: service_failed, setup_error and what an image may lack
         """
         if not self._job.config["services"]:
-            return []
+            return
         with self._job.step(STEP):
             try:
                 made = [self._make_process(*each) for each in self._wanted(is_image=False)]
-                images, facts = self._make_containers(give_secret)
+                images = self._make_containers(give_secret)
             except ExecutorError as error:
                 raise RunError(error.code, str(error)) from error
             for service in (*made, *images):
@@ -69,15 +72,16 @@ class Services:
                 service.wait_ready()
                 seconds = time.monotonic() - service.began
                 self._job.log("info", f"{service.title_when_ready} is ready after {seconds:.1f} s")
-        return [{"name": each["name"]} for _number, each in self._wanted(False)] + facts
 
     def stop(self) -> None:
         """End them, bring the end of their output into the run's log, remove what they had."""
-        for service in self._running:
-            service.ask_to_end()
-        for service in reversed(self._running):
-            service.finish()
-        self._running = []
+        with contextlib.ExitStack() as ends:
+            # In the reverse order, and each of them whatever becomes of the others.
+            for service in self._running:
+                ends.callback(service.finish)
+            running, self._running = self._running, []
+            for service in running:
+                service.ask_to_end()
 
     def _wanted(self, is_image: bool) -> list[tuple[int, dict[str, Any]]]:
         found = enumerate(self._job.config["services"])
@@ -85,27 +89,26 @@ class Services:
 
     def _make_process(self, number: int, wanted: dict[str, Any]) -> RunService:
         prefix = wanted.get("prefix", "")
+        self.facts.append({"name": wanted["name"]})
         return PostgresService(
             self._job, self._tools, self._guard, self._masker, wanted["name"], number, prefix
         )
 
-    def _make_containers(
-        self, give_secret: Callable[[str], str]
-    ) -> tuple[list[ContainerService], list[dict[str, Any]]]:
-        """Those of images, and what their images are; all images are there before one starts."""
+    def _make_containers(self, give_secret: Callable[[str], str]) -> list[ContainerService]:
+        """Those of images; all images are there before one starts."""
         wanted = [each for _number, each in self._wanted(is_image=True)]
         if not wanted:
-            return [], []
+            return []
         if self._job.sandbox is None:
             raise ExecutorError(NEEDS_DOCKER)
-        services, facts = [], []
+        services = []
         for each in wanted:
             # Its run was queued when this tool was registered.
             row = self._job.snapshot["service_tools"][each["tool"]]
             tool = read_tool(row, default_limits(self._tools.settings))
             what = f"service {each['name']} runs"
             image, found = placement.resolve(self._job, self._tools, tool, give_secret, what)
-            facts.append({"name": each["name"], **found})
+            self.facts.append({"name": each["name"], **found})
             services.append(
                 ContainerService(
                     self._job, self._tools, self._guard, self._masker, each, tool, image
@@ -115,7 +118,7 @@ class Services:
         anchor = Anchor(self._job, self._tools, self._guard, self._masker, names)
         self._launch(anchor)
         self._job.widen(joined=anchor.container, network=False, names=())
-        return services, facts
+        return services
 
     def _launch(self, service: RunService) -> None:
         # It is known before it is started: a start that fails half way leaves something, too.

@@ -31,8 +31,9 @@ _logger = logging.getLogger(__name__)
 
 #: Seconds for the end of a service: half of them until it is killed.
 STOP_SECONDS = 10.0
-#: Bytes of a service's output that come into the run's log: the last ones.
-LOG_BYTES = 1 << 20
+#: Bytes of a service's output that come into the run's log, the last ones; and what a line counts
+#: for beside its text.
+LOG_BYTES, LINE_BYTES = 1 << 20, 64
 #: Lines of it in a message that says why the service failed, and the bytes of one.
 MESSAGE_LINES, MESSAGE_LINE = 5, 300
 #: Seconds between two looks at it, and between two questions whether it is ready.
@@ -77,6 +78,8 @@ class RunService(abc.ABC):
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tend, name=self._folder.name, daemon=True)
         self._parser = OutputParser(self.title, masker)
+        #: Of the last lines: both threads look at them.
+        self._lock = threading.Lock()
         self._lines: deque[LogLine] = deque()
         self._size = self._left_out = 0
         self._offset = 0
@@ -155,6 +158,14 @@ class RunService(abc.ABC):
         self._clear()
 
     def _tend(self) -> None:
+        try:
+            self._watch()
+        except Exception:
+            # Nobody would notice its end, nor move its lease.
+            _logger.exception("Run %s: %s is not tended", self._job.run_id, self.title)
+            self._guard.stop("internal_error", f"{self.title} was not tended any more.", 0.0)
+
+    def _watch(self) -> None:
         while not self._ended.wait(TEND_SECONDS):
             self._executor.renew(self._handle, self._guard.deadline)
             # Not until it is silent: the lease must move, however much it writes.
@@ -195,7 +206,9 @@ class RunService(abc.ABC):
 
     def _last_words(self) -> str:
         """Its last lines, for a message; nothing when it has said nothing."""
-        words = [line.message.strip()[:MESSAGE_LINE] for line in list(self._lines)]
+        with self._lock:
+            lines = list(self._lines)
+        words = [line.message.strip()[:MESSAGE_LINE] for line in lines]
         words = [text for text in words if text][-MESSAGE_LINES:]
         return "".join(["\nIts last lines:", *(f"\n{text}" for text in words)]) if words else ""
 
@@ -212,13 +225,14 @@ class RunService(abc.ABC):
         self._keep(self._parser.flush(time.time_ns() // 1000))
 
     def _keep(self, lines: list[LogLine]) -> None:
-        """Keep the last lines; a line counts for what it needs beside its text, too."""
-        for line in lines:
-            self._lines.append(line)
-            self._size += len(line.text) + 64
-        while self._size > LOG_BYTES:
-            self._size -= len(self._lines.popleft().text) + 64
-            self._left_out += 1
+        """Keep the last lines."""
+        with self._lock:
+            for line in lines:
+                self._lines.append(line)
+                self._size += len(line.text) + LINE_BYTES
+            while self._size > LOG_BYTES:
+                self._size -= len(self._lines.popleft().text) + LINE_BYTES
+                self._left_out += 1
 
     def _write_log(self) -> None:
         if self._left_out:
