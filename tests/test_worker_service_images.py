@@ -12,6 +12,7 @@ from odoo.addons.odooops.worker.repository_config import Override, merged
 from odoo.addons.odooops.worker.services.base import LOG_BYTES
 from odoo.addons.odooops.worker.workflow import validate_config
 
+from ..devtools import demo_repository
 from .docker_engine import IMAGE
 from .executor_contract import running
 from .odoo_image import make_odoo_image
@@ -223,6 +224,26 @@ class TestExample(DockerCase):
         self.assertEqual(row["status"], "succeeded", (row, messages))
         self.assertIn(" 64MB", messages)
         self.assertTrue(any(re.fullmatch(r"\d{5,} bytes", text) for text in messages), messages)
+
+
+class TestRecipe(ImageCase):
+    def test_a_built_in_recipe_has_them_beside_its_database(self):
+        service = {**WEB, "tool": self.tool}
+        self.make_tool(make_odoo_image(self.engine.client), version="19.0")
+        repository = demo_repository.build(self.folder / "repository")["path"]
+        with self.environment() as env:
+            env["ops.project"].browse(self.project_id).repository_url = str(repository)
+        other = {"name": "postgres-other", "prefix": "OTHER_"}
+        config = {"modules": ["demo_equipment"], "services": [service, other]}
+        run_id = self.queue(self.make_workflow(tool=self.tool, **config))
+        self.work(*options())
+        row, messages = self.run_row(run_id), self.messages(run_id)
+        self.assertEqual(row["status"], "succeeded", (row, messages[-30:]))
+        self.assertEqual(
+            {each["name"] for each in row["metadata"]["services"]}, {"web", "postgres-other"}
+        )
+        self.assertTrue(any("Service web is ready" in text for text in messages))
+        self.assert_nothing_left(run_id)
 
 
 class TestFailures(ImageCase):
