@@ -24,51 +24,28 @@ RUN = {
     ("docs/operate.md", "Backing up"): "test_operate",
     ("docs/operate.md", "Restoring"): "test_operate",
     ("docs/operate.md", "Updating"): "test_install",
+    ("docs/scripts.md", "A worker in shell"): "test_worker_script",
     ("docs/scripts.md", "Shell scripts"): "test_document_doors",
     ("docs/secrets.md", "The key file"): "test_install",
     ("docs/sql.md", "From nothing to a query"): "test_sql_stranger",
     ("docs/sql.md", "Close the database"): "test_install",
+    ("docs/sql.md", "Functions"): "test_sql_identity",
+    ("docs/sql.md", "Roles"): "test_sql_roles",
     ("docs/sql.md", "A worker of few rights"): "test_install",
     ("docs/sql.md", "Gateways"): "test_install",
+    ("docs/tools.md", "The official image of Odoo"): "test_worker_registry",
+    ("worker/README.rst", "OdooOps worker"): "remote_case",
 }
-_REMOTE = "test_remote_worker reads and runs it, with a folder and an address of its own"
 # Commands that no test runs as they stand, and why; what holds them instead.
 NOT_RUN = {
     "docs/chaos.md": {
         "make chaos                                # 2,000 runs, 6 workers, a storm of 10 "
-        "minutes": ("a quarter of an hour; test_chaos runs its parts"),
+        "minutes": "a quarter of an hour; test_chaos reads its numbers",
         "make chaos ARGS=--quick                   # 250 runs, about three minutes; CI does this": (
-            "test_chaos runs its parts; CI runs the command"
+            "test_chaos reads its numbers; test_contributing types it with smaller ones"
         ),
         'make chaos ARGS="--seed 4711 --minutes 3 --runs 400 --workers 4"': (
-            "minutes; test_chaos runs its parts"
-        ),
-    },
-    "docs/scripts.md": {
-        "ODOOOPS_TOKEN=oprt_… scripts/odooops/worker.sh --once --labels shell": (
-            "test_worker_script runs the script, with a token of its own"
-        ),
-    },
-    "docs/sql.md": {
-        "CREATE ROLE ops_reader NOLOGIN;\n"
-        "COMMENT ON ROLE ops_reader IS 'OdooOps: reads the projects of its user';": (
-            "test_docs compares it with what the addon executes"
-        ),
-        "SELECT ops.queue_run(p_workflow_id => 7, p_git_ref => 'main', p_idempotency_key => "
-        "'nightly-2026-11-23');": "the reader's workflow; test_rls_parity calls it",
-    },
-    "docs/tools.md": {
-        "docker pull odoo:19.0": "Docker Hub; test_worker_registry pulls from its own registry",
-        "docker image inspect --format '{{index .RepoDigests 0}}' odoo:19.0    # odoo@sha256:…": (
-            "after the pull; test_worker_registry compares digests"
-        ),
-    },
-    "worker/README.rst": {
-        "python3 -m venv /opt/odooops": _REMOTE,
-        "/opt/odooops/bin/pip install odooops_worker-*.whl": _REMOTE,
-        "/opt/odooops/bin/odooops-worker register --control-url https://odoo.example.com": _REMOTE,
-        "/opt/odooops/bin/odooops-worker --control-url https://odoo.example.com --allow-process": (
-            _REMOTE
+            "minutes; test_chaos reads its numbers, test_contributing types such a command"
         ),
     },
 }
