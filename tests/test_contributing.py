@@ -108,7 +108,9 @@ class TestContributing(ForkCase):
 
     def look_at_the_packages(self, typed):
         """Debian and Ubuntu have what is to be installed; elsewhere .ci/run is compared with it."""
-        command = typed.replace("sudo apt-get install", "apt-get install --simulate --quiet")
+        # As on a machine on which nothing is installed, so that nothing is in the way.
+        fresh = "apt-get install --simulate --no-install-recommends -o Dir::State::status=/dev/null"
+        command = typed.replace("sudo apt-get install", fresh)
         self.assertNotEqual(command, typed)
         # A machine whose package lists have been removed knows nothing of any package.
         known = subprocess.run(
