@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from base64 import b64encode
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,9 +14,11 @@ import docker
 
 from odoo.tests import tagged
 
+from ..devtools.needs import required
 from ..worker.executors import docker_images
 from ..worker.executors.base import ExecutorError
 from ..worker.executors.docker import DockerExecutor
+from . import document_commands
 from .docker_engine import IMAGE, OwnEngine, import_image, need_engine
 from .registry_server import PASSWORD, USER, Registry
 from .secrets_case import WithSecretKey
@@ -126,6 +129,25 @@ class TestRegistry(WithSecretKey, DockerCase):
         self.assertIn(("secrets given", {"epoch": 1, "names": [SECRET]}), events)
         self.assertTrue(any(self.digests["1"] in json.dumps(payload) for _text, payload in events))
         self.assertNotIn(PASSWORD, self.everything())
+
+    def test_the_commands_of_the_document_say_the_digest_to_register(self):
+        if not shutil.which("docker"):
+            self.assertNotIn("docker", required())
+            self.skipTest("There is no program docker: apt-get install docker-cli.")
+        block, _workflow = document_commands.fences("docs/tools.md", "The official image of Odoo")
+        block, _comment, shown = block.partition("    # ")
+        self.assertEqual(shown.strip(), "odoo@sha256:…")
+        settings = self.folder / "docker"
+        settings.mkdir()
+        login = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        auths = {"auths": {self.registry.host: {"auth": login}}}
+        (settings / "config.json").write_text(json.dumps(auths))
+        environment = {"DOCKER_HOST": self.engine.host, "DOCKER_CONFIG": str(settings)}
+        words = {"odoo:19.0": self.image("1")}
+        said = document_commands.run(block, words, self.folder, **environment)
+        self.assertEqual(
+            said.splitlines()[-1], f"{self.registry.host}/app@{self.digests['1']}", said
+        )
 
     def test_its_password_is_masked_in_output_too(self):
         self.set_secret(PASSWORD)
