@@ -5,7 +5,7 @@ ARGS ?=
 export REUSE
 
 .DEFAULT_GOAL := help
-.PHONY: help run up down test lint bench chaos docs screenshots schema prisma spec-gates clean python
+.PHONY: help run up down test lint hooks bench chaos docs screenshots schema prisma spec-gates clean python
 
 DEVTOOLS = "$(PYTHON)" -B -m devtools
 
@@ -15,6 +15,7 @@ help:
 	@echo 'make down    stop it'
 	@echo 'make test    all tests, in a database of their own; make test ARGS="-k lease"'
 	@echo 'make lint    ruff, pylint-odoo, shellcheck'
+	@echo 'make hooks   let git check each commit with the tools of make lint, by pre-commit'
 	@echo 'make bench   measurements, 30 minutes; make bench ARGS=--quick only tries that they hold'
 	@echo 'make chaos   2,000 runs while everything around them breaks, 15 minutes; ARGS=--quick: 3 minutes'
 	@echo 'make docs    write docs/errors.md, methods.md, settings.md and static/description/index.html'
@@ -35,7 +36,7 @@ help:
 	@echo 'ODOOOPS_DB   name of the database (odooops)'
 	@echo 'PYTHON       the Python to use (python3)'
 
-run up down test lint bench chaos docs screenshots schema prisma spec-gates clean: python
+run up down test lint hooks bench chaos docs screenshots schema prisma spec-gates clean: python
 	@$(DEVTOOLS) $@ $(ARGS)
 
 python:

@@ -25,6 +25,7 @@ COMMANDS = {
     "clean": lifecycle.clean,
     "test": testing.test,
     "lint": lint.lint,
+    "hooks": lint.hooks,
     "bench": bench.bench,
     "chaos": chaos.chaos,
     "docs": reference_documents.docs,

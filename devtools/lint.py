@@ -1,4 +1,7 @@
-"""`make lint`: ruff, pylint-odoo, shellcheck and the size of files and functions. Needs no Odoo."""
+"""`make lint`: ruff, pylint-odoo, shellcheck and the size of files and functions. Needs no Odoo.
+
+`make hooks` lets git run the quick ones of them before each commit (`.pre-commit-config.yaml`).
+"""
 
 import ast
 import os
@@ -37,6 +40,14 @@ def lint(_arguments):
     return 1 if failed else 0
 
 
+def hooks(_arguments):
+    """Install the tools, and the hooks by which git runs them; return 1 if pre-commit cannot."""
+    paths.prepare_local()
+    venv.ensure(["lint"], paths.LINT_VENV)
+    argv = [str(venv.python(paths.LINT_VENV)), "-m", "pre_commit", "install"]
+    return 1 if subprocess.run(argv, cwd=paths.ROOT, check=False).returncode else 0
+
+
 def too_long(name, text):
     """Sentences about a Python file and its functions that have grown too long."""
     found = []
@@ -72,7 +83,9 @@ def _files():
 def _run(argv, cwd=paths.ROOT):
     program, *arguments = map(str, argv)
     command = [str(venv.python(paths.LINT_VENV)), "-m", program, *arguments]
-    ok = subprocess.run(command, cwd=cwd, check=False).returncode == 0
+    # pylint would leave its statistics in the home folder.
+    environment = {**os.environ, "PYLINTHOME": str(paths.LOCAL / "pylint")}
+    ok = subprocess.run(command, cwd=cwd, env=environment, check=False).returncode == 0
     say(
         f"{program} {arguments[0] if program == 'ruff' else ''}".rstrip()
         + (": ok" if ok else ": FAILED")

@@ -6,6 +6,7 @@ from . import test_bad_input
 from . import test_benchmarks
 from . import test_chaos
 from . import test_ci_workflows
+from . import test_contributing
 from . import test_control_contract
 from . import test_devtools
 from . import test_docs
@@ -20,6 +21,7 @@ from . import test_http_jsonrpc
 from . import test_http_protocol
 from . import test_http_uploads
 from . import test_http_workers
+from . import test_inline_commands
 from . import test_install
 from . import test_kernel_audit
 from . import test_kernel_claim
@@ -62,6 +64,7 @@ from . import test_sql_worker
 from . import test_storage_contract
 from . import test_tour
 from . import test_translations
+from . import test_try_it
 from . import test_uninstall
 from . import test_update
 from . import test_upload_limits
@@ -88,6 +91,7 @@ from . import test_worker_restart
 from . import test_worker_scheduled
 from . import test_worker_script
 from . import test_worker_secrets
+from . import test_worker_service_images
 from . import test_worker_services
 from . import test_worker_settings
 from . import test_worker_steps

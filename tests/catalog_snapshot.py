@@ -8,6 +8,11 @@ from psycopg2 import sql
 
 _OURS = "NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
 _GRANTEE = "CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END"
+# What came with an extension is told by its name alone: Odoo makes some where the server has them.
+_EXTENSIONS = (
+    "NOT EXISTS (SELECT FROM pg_depend x WHERE x.deptype = 'e'"
+    " AND x.classid = '{0}'::regclass AND x.objid IN ({1}))"
+)
 # Of each kind what makes an object the one it is, and where it stands (with conditions).
 CATALOGS = {
     "schemas": (
@@ -32,11 +37,14 @@ CATALOGS = {
     ),
     "functions": (
         "oid::regprocedure, md5(prosrc), proacl",
-        f"pg_proc WHERE pronamespace::regnamespace::text {_OURS}",
+        f"pg_proc WHERE pronamespace::regnamespace::text {_OURS}"
+        f" AND {_EXTENSIONS.format('pg_proc', 'pg_proc.oid')}",
     ),
     "types": (
         "oid::regtype, typtype",
-        f"pg_type WHERE typnamespace::regnamespace::text {_OURS}",
+        f"pg_type WHERE typnamespace::regnamespace::text {_OURS}"
+        # An array of it, too.
+        f" AND {_EXTENSIONS.format('pg_type', 'pg_type.oid, pg_type.typelem')}",
     ),
     "constraints": (
         "conrelid::regclass, conname, pg_get_constraintdef(oid)",

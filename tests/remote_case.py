@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -23,6 +22,7 @@ from odoo.tools import config
 
 from ..worker.secret_keys import KeyRing
 from ..worker.storage.s3 import S3Settings, S3Store
+from .document_blocks import blocks
 from .s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from .worker_common import ADDON, KernelCase, wait_for
 
@@ -197,8 +197,9 @@ class RemoteCase(KernelCase):
 
     def documented_commands(self, wheel):
         """The commands of worker/README.rst for this host, as lists of words."""
-        text = (ADDON / "worker" / "README.rst").read_text(encoding="utf-8")
-        block = re.search(r"On the host::\n\n((?: +\S.*\n)+)", text)[1]
+        document, section = "worker/README.rst", "OdooOps worker"
+        text = (ADDON / document).read_text(encoding="utf-8")
+        (block,) = (each.text for each in blocks(document, text) if each.heading == section)
         changes = {
             "/opt/odooops": str(self.folder / "opt"),
             "odooops_worker-*.whl": str(wheel),

@@ -1,16 +1,22 @@
 """`make chaos`: its judge sees what is wrong, its schedule repeats, real runs are read right."""
 
 import dataclasses
+import re
+import shlex
+import sys
 import tempfile
 import unittest
 from pathlib import Path
+from unittest.mock import patch
 
 from odoo.tests.common import get_db_name
 
 from odoo.addons.odooops.benchmarks.database import Database
-from odoo.addons.odooops.chaos import history, judge, schedule, witness, workload
+from odoo.addons.odooops.chaos import history, judge, run, schedule, witness, workload
 from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 
+from .document_blocks import blocks, commands
+from .document_commands import ROOT
 from .worker_common import KernelCase
 
 PROJECT, GROUP = "chaos-narrow-0123abcd", "chaos-narrow-0123abcd/deployment"
@@ -237,6 +243,31 @@ class TestSchedule(unittest.TestCase):
     def test_without_an_engine_none_is_broken(self):
         kinds = {blow.kind for blow in schedule.make(1, 600, 6, has_docker=False)}
         self.assertFalse([kind for kind in kinds if kind.startswith("docker")])
+
+
+class TestOptions(unittest.TestCase):
+    def options_of(self, command):
+        """What `make chaos` understands of a command as it stands in the document."""
+        program, target, *rest = shlex.split(command, comments=True)
+        self.assertEqual((program, target), ("make", "chaos"))
+        arguments = [word for each in rest for word in each.removeprefix("ARGS=").split()]
+        with patch.object(sys, "argv", ["run.py", *arguments]):
+            return run._options()
+
+    def test_the_commands_of_the_document_are_storms_of_the_size_it_says(self):
+        document = "docs/chaos.md"
+        (block, *_others) = blocks(document, (ROOT / document).read_text(encoding="utf-8"))
+        full, quick, own = commands(block)
+        options = self.options_of(full)
+        self.assertEqual((options.runs, options.workers, options.minutes), (2000, 6, 10))
+        self.assertIn("2,000 runs, 6 workers, a storm of 10 minutes", full)
+        self.assertEqual(self.options_of(quick).runs, 250)
+        self.assertIn("250 runs, about three minutes", quick)
+        options = vars(self.options_of(own))
+        named = re.findall(r"--(\w+) (\d+)", own)
+        self.assertEqual(len(named), 4)
+        for name, number in named:
+            self.assertEqual(options[name], int(number), name)
 
 
 class TestWitness(unittest.TestCase):

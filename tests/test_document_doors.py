@@ -12,9 +12,9 @@ from odoo.tests import tagged
 
 from ..models import audit_key
 from . import document_commands
+from .document_blocks import Block, blocks, commands
 from .document_commands import ROOT
 from .http_case import DoorCase
-from .test_document_commands import Block, blocks, commands
 
 GIT = ("git", "rev-parse", "HEAD")
 VERIFIER = ROOT / "scripts" / "odooops" / "verify_audit.py"

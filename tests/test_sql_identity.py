@@ -6,6 +6,7 @@ from odoo.fields import Command
 from odoo.tests import tagged
 
 from ..models.sql_roles import VIEWS
+from .document_commands import fences
 from .sql_door_case import PEOPLE, SqlDoorCase
 
 MISSING_ID = 2**31 - 1
@@ -43,6 +44,21 @@ class TestSqlIdentity(SqlDoorCase):
         self.assertRefused(reply, "forbidden")
         reply = login.call("queue_run", workflow_id=self.workflow(self.foreign, "test"))
         self.assertRefused(reply, "not_found")
+
+    def test_the_call_of_the_document_queues_one_run(self):
+        call, _search = fences("docs/sql.md", "Functions")
+        workflow_id = self.workflow(self.own, "test")
+        call = call.replace("p_workflow_id => 7", f"p_workflow_id => {workflow_id}")
+        call = call.replace("ops.", f"{self.schema}.")
+        with self.logins["developer"].rolled_back() as login:
+            first, second = login.value(call), login.value(call)
+            self.assertTrue(first["success"], first)
+            self.assertEqual(second["run_id"], first["run_id"], "it has an idempotency key")
+            found = login.rows(
+                f"SELECT workflow_id, git_ref FROM {self.schema}.runs WHERE id = %s",
+                first["run_id"],
+            )
+        self.assertEqual(found, [{"workflow_id": workflow_id, "git_ref": "main"}])
 
     def test_an_unregistered_login_sees_nothing_and_is_told_why(self):
         login = self.make_login()

@@ -18,6 +18,7 @@ from odoo.tools import mute_logger
 
 from ..models import ops_sql_role
 from ..models.sql_roles import SQL_ROLES, VIEWS, create_statements
+from .document_commands import fences
 from .kernel_case import Connection
 
 NAME = "odooops_read"  # of each policy
@@ -67,6 +68,19 @@ class TestSqlRoles(BaseCase):
         before = self._privileges()
         self.apply()
         self.assertEqual(self._privileges(), before)
+
+    def test_a_role_made_by_the_statements_of_the_document_is_ours(self):
+        (statements,) = fences("docs/sql.md", "Roles")
+        name = next(role.name for role in self.roles if role.name.endswith("_reader"))
+        made, marked = statements.replace("ops_reader", name).strip().split(STATEMENT_SEPARATOR)
+        self.db.rows(made)
+        with self.environment() as roles:
+            self.assertEqual(roles._states()[name], "foreign")
+        self.db.rows(marked)
+        with self.environment() as roles:
+            self.assertEqual(roles._states()[name], "not_granted")
+        self.apply()
+        self.assertEqual(self.states(), {"ready"})
 
     def _privileges(self):
         """Per role the functions, and the columns of tables and views, that it may use."""

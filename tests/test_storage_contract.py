@@ -3,6 +3,7 @@
 What only a network can do wrong, and what S3 keeps of a broken upload, is asked of S3 alone.
 """
 
+import gc
 import hashlib
 import io
 import os
@@ -234,6 +235,17 @@ class TestS3Store(Contract, S3Case):
         for size in (10, 2 * PART_SIZE):
             stored = self.put(f"a/1/{size}", os.urandom(size))
             self.assertEqual(self.store.stat(stored.url).checksum, stored.checksum)
+
+    def test_a_file_that_was_never_opened_closes_quietly(self):
+        url = self.put("a/1/x", b"bytes").url
+        self.store.delete(url)
+        said = []
+        # Python from 3.13 on says there what goes wrong while it clears away.
+        with patch.object(sys, "unraisablehook", said.append):
+            with self.assertRaises(ObjectMissing), self.store.open(url):
+                self.fail("It is not there.")
+            gc.collect()
+        self.assertEqual(said, [])
 
     def test_bytes_that_are_altered_on_their_way_are_refused(self):
         # Rule: R-18

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from base64 import b64encode
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,10 +14,12 @@ import docker
 
 from odoo.tests import tagged
 
+from ..devtools.needs import required
 from ..worker.executors import docker_images
 from ..worker.executors.base import ExecutorError
 from ..worker.executors.docker import DockerExecutor
-from .docker_engine import OwnEngine, import_image, need_engine
+from . import document_commands
+from .docker_engine import IMAGE, OwnEngine, import_image, need_engine
 from .registry_server import PASSWORD, USER, Registry
 from .secrets_case import WithSecretKey
 from .worker_common import DockerCase, FolderCase
@@ -127,6 +130,25 @@ class TestRegistry(WithSecretKey, DockerCase):
         self.assertTrue(any(self.digests["1"] in json.dumps(payload) for _text, payload in events))
         self.assertNotIn(PASSWORD, self.everything())
 
+    def test_the_commands_of_the_document_say_the_digest_to_register(self):
+        if not shutil.which("docker"):
+            self.assertNotIn("docker", required())
+            self.skipTest("There is no program docker: apt-get install docker-cli.")
+        block, _workflow = document_commands.fences("docs/tools.md", "The official image of Odoo")
+        block, _comment, shown = block.partition("    # ")
+        self.assertEqual(shown.strip(), "odoo@sha256:…")
+        settings = self.folder / "docker"
+        settings.mkdir()
+        login = b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        auths = {"auths": {self.registry.host: {"auth": login}}}
+        (settings / "config.json").write_text(json.dumps(auths))
+        environment = {"DOCKER_HOST": self.engine.host, "DOCKER_CONFIG": str(settings)}
+        words = {"odoo:19.0": self.image("1")}
+        said = document_commands.run(block, words, self.folder, **environment)
+        self.assertEqual(
+            said.splitlines()[-1], f"{self.registry.host}/app@{self.digests['1']}", said
+        )
+
     def test_its_password_is_masked_in_output_too(self):
         self.set_secret(PASSWORD)
         self.make_private_tool("1")
@@ -138,6 +160,21 @@ class TestRegistry(WithSecretKey, DockerCase):
         with self.environment() as env:
             masked = env["ops.secret"]._mask(self.run_id, {"message": f"so {PASSWORD} it is"})
         self.assertEqual(masked, {"message": f"so [secret {SECRET}] it is"})
+
+    def test_the_image_of_a_service_comes_in_the_same_way_and_what_it_says_is_masked(self):
+        self.set_secret(PASSWORD, protected=True)
+        self.make_private_tool("1")
+        half = len(PASSWORD) // 2
+        script = f'printf "{PASSWORD[:half]}"; echo "{PASSWORD[half:]}"; exit 3'
+        service = {"name": "private", "tool": self.tool, "command": ["sh", "-c", script]}
+        self.make_tool(IMAGE, version="3")
+        row = self.execute(services=[service | {"ready": {"port": 80}}])
+        self.assertFailed(row, "service_failed", f"[secret {SECRET}]", "with exit code 3")
+        self.assertIn(f"[secret {SECRET}]", self.messages(self.run_id))
+        images = self.engine.client.images(self.image("1"))
+        self.assertEqual(len(images), 1, "It was not pulled.")
+        events = self.query("SELECT payload FROM ops_run_event WHERE run_id = %s", self.run_id)
+        self.assertTrue(any(self.digests["1"] in json.dumps(payload) for (payload,) in events))
 
     def test_a_digest_counts_and_not_what_the_tag_means_today(self):
         self.set_secret(PASSWORD)

@@ -8,11 +8,13 @@ from datetime import timedelta
 
 from odoo.tests import tagged
 
+from .document_blocks import blocks, commands
 from .remote_case import RemoteCase
 from .shell_path import make_path
 from .worker_common import ADDON, wait_for
 
 SCRIPT = ADDON / "scripts" / "odooops" / "worker.sh"
+DOCUMENT, SECTION = "docs/scripts.md", "A worker in shell"
 NEEDED = (
     *("bash", "cat", "curl", "dirname", "env", "git", "head", "mkdir", "mktemp", "od", "rm", "sed"),
     *("seq", "setsid", "sh", "sleep", "tail", "tr", "wc"),
@@ -80,6 +82,30 @@ class TestWorkerScript(RemoteCase):
                     "SELECT DISTINCT metadata ->> 'step' FROM ops_run_log WHERE run_id = %s", run_id
                 )
                 self.assertEqual(sorted(steps), [("Step 1",), ("Step 2",)])
+
+    def test_what_the_document_shows_is_typed_and_said(self):
+        text = (ADDON / DOCUMENT).read_text(encoding="utf-8")
+        (block,) = (each for each in blocks(DOCUMENT, text) if each.heading == SECTION)
+        (command,) = commands(block)
+        run_id = self.queue_steps("echo hello")
+        words = {"oprt_…": self.registration_token(), "--labels shell": f"--labels {self.slug}"}
+        for word, value in words.items():
+            self.assertIn(word, command)
+            command = command.replace(word, value)
+        ended = subprocess.run(
+            ["bash", "-c", command],
+            cwd=ADDON,
+            env=self.host(ODOOOPS_URL=self.odoo.url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        shown = block.text.partition("\n")[2].replace("/home/build", str(self.home))
+        shown = shown.replace("Run 7", f"Run {run_id}")
+        self.assertEqual((ended.returncode, ended.stdout.strip()), (0, shown.strip()))
+        self.assertEqual(self.run_row(run_id)["status"], "succeeded")
 
     def test_a_step_that_fails_ends_the_run_with_its_exit_code(self):
         run_id = self.queue_steps("echo before; exit 3", "echo never")

@@ -370,6 +370,7 @@ class _Reader(io.RawIOBase):
         self._client, self._target, self._translating = client, target, translating
         self._position = 0
         self._condition: dict[str, str] = {}
+        self._body: Any = None
         self._get()
 
     def _get(self) -> None:
@@ -397,6 +398,7 @@ class _Reader(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        if not self.closed:
+        # None where the first request failed: Python closes what was never open, too.
+        if self._body is not None and not self.closed:
             self._body.close()
         return super().close()

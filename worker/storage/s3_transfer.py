@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError as ReadError
 
-from .base import StorageError
+from .base import CHUNK, StorageError
 from .parts import (
     ATTEMPTS,
     MAX_PARTS,
@@ -161,12 +161,16 @@ class RangeDownload:
                 take(waiting.pop(0))
         return digest.hexdigest()
 
-    def _get(self, start: int, end: int) -> bytes:
+    def _get(self, start: int, end: int) -> bytearray:
         """The library repeats requests, not the reading of their answers."""
         for attempt in range(ATTEMPTS):
             try:
                 reply = self._client.get_object(**self._request, Range=f"bytes={start}-{end - 1}")
-                return reply["Body"].read()
+                # By pieces: newer versions of Python hold an answer twice that is read at once.
+                data = bytearray()
+                while piece := reply["Body"].read(CHUNK):
+                    data += piece
+                return data
             except (BotoCoreError, ReadError):
                 if attempt == ATTEMPTS - 1:
                     raise
