@@ -74,6 +74,7 @@ from . import test_worker_docker_recipes
 from . import test_worker_executor
 from . import test_worker_fencing
 from . import test_worker_guard
+from . import test_worker_log_recovery
 from . import test_worker_log_shipping
 from . import test_worker_logs
 from . import test_worker_masking

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import checkout, database, placement, repository_config, run_secrets
-from .artifacts import ArtifactRecorder, Limits
+from .artifacts import LOG_KEY, LOG_TYPE, ArtifactRecorder, Limits
 from .cache import Caches
 from .collecting import collect
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
@@ -33,7 +33,7 @@ from .errors import RunError, RunStopped
 from .executors.base import Executor
 from .executors.docker import DockerExecutor
 from .guard import RunGuard
-from .job import LOG_KEY, RunJob
+from .job import RunJob
 from .log_shipping import LogLimits, RunLog
 from .logs import LogLine, clean_json, clean_text
 from .masking import Masker
@@ -215,12 +215,9 @@ class Execution:
         recorder = ArtifactRecorder(
             self._tools.store,
             self._control,
-            claim,
-            Limits(
-                settings.artifact_limit_mb << 20,
-                settings.run_artifacts_limit_mb << 20,
-                settings.store_seconds,
-            ),
+            (claim.run_id, claim.epoch),
+            str(claim.snapshot["project"]["slug"]),
+            Limits.of(settings),
         )
         self._job = job = RunJob(
             claim,
@@ -407,7 +404,7 @@ class Execution:
             assert self._log is not None
             path = self._log.finish()
             if self._job:
-                self._job.add_artifact(LOG_KEY, path, "application/gzip")
+                self._job.add_artifact(LOG_KEY, path, LOG_TYPE)
             return outcome
 
         stored = self._guarded(store)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .artifacts import ArtifactRecorder
+from .artifacts import LOG_KEY, ArtifactRecorder
 from .control.base import Claim, ControlPlane, ControlPlaneUnavailable
 from .errors import RunError, RunStopped
 from .executors.base import (
@@ -40,8 +40,6 @@ CLEANUP_SECONDS = 60.0
 #: Seconds between SIGINT and SIGKILL when a time limit has passed.
 TIMEOUT_GRACE = 10.0
 MAX_EVENT_BYTES = 4096
-#: Key of the complete log among the run's artifacts.
-LOG_KEY = "run.log.gz"
 _OVER_LIMIT = {
     "output_limit": "wrote more output than it may and was ended",
     "process_limit": "started more processes than it may and was ended",
