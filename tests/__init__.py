@@ -91,5 +91,6 @@ from . import test_worker_services
 from . import test_worker_settings
 from . import test_worker_steps
 from . import test_worker_storage
+from . import test_worker_upgrade
 from . import test_worker_workflow
 from . import test_workflow_examples

@@ -82,7 +82,6 @@ def _contain(
     if recipe:
         writable += recipe.folders
         helpers += [job.workdir / name for name in recipe.read_only_folders]
-        helpers += recipe.helpers
         for name in (*recipe.folders, *recipe.read_only_folders):
             (job.workdir / name).mkdir(mode=0o700, exist_ok=True)
     sandbox = Sandbox(

@@ -58,8 +58,9 @@ ANSWER_SECONDS, LOOK_SECONDS = 60, 2.0
 ENGINE_PATIENCE = 60.0
 #: Seconds after which the worker itself kills what the container's own watchdog should have.
 WATCHDOG_PATIENCE = 5.0
-_INIT = Path(__file__).with_name("container_init.sh")
-_RELAY = Path(__file__).with_name("relay.py")
+#: Read once: after an upgrade the files are others, or gone.
+_INIT = Path(__file__).with_name("container_init.sh").read_text(encoding="utf-8")
+_RELAY = Path(__file__).with_name("relay.py").read_bytes()
 _UNREACHABLE = (docker.errors.DockerException, requests.RequestException)
 _RUNGS = ("SIGINT", "SIGTERM", "SIGKILL")
 _REASONS = ("exited", "stopped", "timeout", "lease", "process_limit", "not_started")
@@ -301,7 +302,7 @@ class DockerExecutor(Executor):
         )
         timeout = "" if spec.timeout is None else str(int(spec.timeout * 100))
         times = [timeout, str(int(spec.grace * 100))]
-        script = ["-c", _INIT.read_text(encoding="utf-8"), "odooops"]
+        script = ["-c", _INIT, "odooops"]
         return self._client.create_container(
             sandbox.image,
             entrypoint=["/bin/sh"],
@@ -338,17 +339,20 @@ class DockerExecutor(Executor):
             target = [f"{host}/.s.PGSQL.{port}"] if host.startswith("/") else [host, port]
             relay = subprocess.Popen(
                 [
-                    sys.executable, "-I", "-S", str(_RELAY),
+                    sys.executable, "-I", "-S", "-",
                     str(listener.fileno()), str(folder), *target,
                 ],
                 cwd="/",
                 env={"PATH": os.defpath},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
                 pass_fds=[listener.fileno()],
             )  # fmt: skip
+        # It fits into the pipe, so nobody waits here.
+        with contextlib.suppress(BrokenPipeError), relay.stdin as program:
+            program.write(_RELAY)
         with self._lock:
             self._relays[relay.pid] = relay
         # A socket is never encrypted.
