@@ -77,6 +77,10 @@ def _contain(
     if "PATH" not in job.config["env"]:
         # The image's own search path; the worker's means nothing in there.
         job.env.pop("PATH", None)
+    # Odoo's own default: where the configuration of an image has it, the worker's user may not
+    # write, and nothing may where files are read-only.
+    data = job.workdir / "home" / ".local" / "share" / "Odoo"
+    job.env = {"ODOO_DATA_DIR": str(data), **job.env}
     job.image, job.odoo_argv, job.odoo_addons = facts, tool.odoo, ()
     writable, helpers = list(SHARED_FOLDERS), [secrets] if secrets.is_dir() else []
     if recipe:
