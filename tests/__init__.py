@@ -71,6 +71,7 @@ from . import test_worker_collect
 from . import test_worker_database
 from . import test_worker_docker
 from . import test_worker_docker_recipes
+from . import test_worker_engine_away
 from . import test_worker_executor
 from . import test_worker_fencing
 from . import test_worker_guard

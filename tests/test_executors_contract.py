@@ -235,7 +235,7 @@ class TestDockerExecutor(DockerCase, FolderCase):
 
     def test_an_engine_that_does_not_answer_is_a_sentence(self):
         with self.assertRaisesRegex(ExecutorError, "does not answer. Start it"):
-            DockerExecutor(f"unix://{self.folder}/nothing.sock")
+            DockerExecutor(f"unix://{self.folder}/nothing.sock").connect()
 
     def test_an_image_that_cannot_be_had_is_a_sentence(self):
         with self.assertRaisesRegex(ExecutorError, "cannot be pulled.*docker load") as caught:

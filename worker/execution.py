@@ -107,17 +107,11 @@ def remove_tree(path: Path) -> None:
 
 
 class Execution:
-    """The execution of one claimed run; ``run`` raises nothing.
+    """The execution of one claimed run; ``run`` raises nothing."""
 
-    ``problem``: why it cannot succeed, if that is known before it begins.
-    """
-
-    def __init__(
-        self, tools: Tools, claim: Claim, guard: RunGuard, problem: Outcome | None = None
-    ) -> None:
+    def __init__(self, tools: Tools, claim: Claim, guard: RunGuard) -> None:
         self.claim = claim
         self.guard = guard
-        self._problem = problem
         self._tools = tools
         self._masker = Masker()
         self._control = MaskedControlPlane(tools.control, self._masker)
@@ -130,7 +124,7 @@ class Execution:
     def run(self) -> None:
         """Execute the run to its end."""
         try:
-            problem = self._problem or self._make_workdir()
+            problem = self._make_workdir()
             started = self._start()
             if started:
                 outcome = problem or self._guarded(lambda: self._work(started))
@@ -230,6 +224,7 @@ class Execution:
             recorder=recorder,
             odoo_argv=settings.odoo,
             odoo_addons=settings.odoo_addons,
+            engine_patience=settings.docker_wait_seconds,
         )
         if problems:
             reasons = "; ".join(str(problem) for problem in problems[:3])

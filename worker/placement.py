@@ -62,12 +62,14 @@ def _contain(
     secrets: Path,
     give_secret: Callable[[str], str],
 ) -> dict[str, Any]:
-    image = tools.docker.resolve(
-        tool.image,
-        tool.digest,
-        say=lambda line: job.log("info", line),
-        check=job.check,
-        credentials=_credentials(tool, give_secret),
+    image = job.await_engine(
+        lambda: tools.docker.resolve(
+            tool.image,
+            tool.digest,
+            say=lambda line: job.log("info", line),
+            check=job.check,
+            credentials=_credentials(tool, give_secret),
+        )
     )
     facts = {"tool": tool.name, **image.to_dict()}
     # Now, as a worker that dies later cannot say it any more.
