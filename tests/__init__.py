@@ -68,6 +68,7 @@ from . import test_worker_agent
 from . import test_worker_cache
 from . import test_worker_checkout
 from . import test_worker_collect
+from . import test_worker_control_groups
 from . import test_worker_database
 from . import test_worker_docker
 from . import test_worker_docker_recipes

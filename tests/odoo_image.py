@@ -145,17 +145,7 @@ def _fill(image):
     image.add(stdlib, f"usr/lib/{PYTHON}", is_python)
     image.add(packages, "opt/python", is_packed)
     image.add(Path(odoo.__path__[0]), "opt/odoo/odoo", is_needed)
-    for name in by_themselves:
-        # Installations in this image are to be short.
-        manifest = {**manifests[name], "auto_install": False}
-        image.add_text(f"opt/odoo/odoo/addons/{name}/__manifest__.py", repr(manifest))
-    for name in manifests.keys() - packed:
-        # Of the others only what the data of module base rely on: their categories.
-        known = {
-            key: manifests[name][key] for key in ("name", "category") if key in manifests[name]
-        }
-        image.add_text(f"opt/odoo/odoo/addons/{name}/__manifest__.py", repr(known))
-        image.add_text(f"opt/odoo/odoo/addons/{name}/__init__.py", "")
+    _add_manifests(image, manifests, by_themselves, manifests.keys() - packed)
     path = f"{embedded.programs()}:{os.environ['PATH']}"
     programs = [Path(shutil.which(name, path=path)) for name in POSTGRES_PROGRAMS]
     binaries = [python, *programs, *stdlib.glob("lib-dynload/*.so")]
@@ -169,6 +159,22 @@ def _fill(image):
     image.add_text("etc/odoo/odoo.conf", CONFIG)
     image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__init__.py", "")
     image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__manifest__.py", EXTRA_MANIFEST)
+
+
+def _add_manifests(image, manifests, by_themselves, others):
+    """Those of modules that are in the image and not installed unless asked for, and of others,
+    which are not."""
+    for name in by_themselves:
+        # Installations in this image are to be short.
+        manifest = {**manifests[name], "auto_install": False}
+        image.add_text(f"opt/odoo/odoo/addons/{name}/__manifest__.py", repr(manifest))
+    for name in others:
+        # Of the others only what the data of module base rely on: their categories.
+        known = {
+            key: manifests[name][key] for key in ("name", "category") if key in manifests[name]
+        }
+        image.add_text(f"opt/odoo/odoo/addons/{name}/__manifest__.py", repr(known))
+        image.add_text(f"opt/odoo/odoo/addons/{name}/__init__.py", "")
 
 
 def _manifests(addons):
