@@ -138,10 +138,11 @@ class TestDockerExecutor(DockerCase, FolderCase):
             ("PidsLimit", Limits(processes=30)),
             ("CpuCfsQuota", Limits(cpus=0.5)),
         ):
-            told = {**self.executor._info, key: False, "CgroupVersion": "2"}
+            client, info = self.executor._engine
+            told = {**info, key: False, "CgroupVersion": "2"}
             with (
                 self.subTest(key),
-                patch.object(self.executor, "_info", told),
+                patch.object(self.executor, "_engine", (client, told)),
                 self.assertRaisesRegex(ExecutorError, r"cannot limit .* \(version 2\)"),
             ):
                 self.start("true", limits=limits)

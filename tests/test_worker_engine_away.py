@@ -1,12 +1,23 @@
 """Runs that need a container while the engine is away, or while a registry keeps it waiting."""
 
 import contextlib
+import os
 import socket
 import threading
 
+from odoo.addons.odooops.worker.control.base import Claim
+from odoo.addons.odooops.worker.errors import RunError, RunStopped
+from odoo.addons.odooops.worker.executors.base import EngineUnavailable
+from odoo.addons.odooops.worker.executors.process import ProcessExecutor
+from odoo.addons.odooops.worker.job import RunJob
+from odoo.addons.odooops.worker.log_shipping import RunLog
+from odoo.addons.odooops.worker.workflow import with_defaults
+
 from .docker_engine import IMAGE
 from .executor_contract import running
-from .worker_common import DockerCase, wait_for
+from .test_worker_guard import make_guard
+from .test_worker_log_shipping import SlowServer
+from .worker_common import DockerCase, FolderCase, wait_for
 
 
 class TestEngineAway(DockerCase):
@@ -114,3 +125,79 @@ class TestSilentRegistry(DockerCase):
         self.assertEqual(row["error_code"], "canceled")
         wait_for(registry.is_given_up, 30, "The engine goes on pulling.")
         self.assertFalse(running("71290"))
+
+
+class ComingBack(ProcessExecutor):
+    """An engine that is away so many times, and real processes behind it."""
+
+    def __init__(self, times):
+        super().__init__(allow=True)
+        self.times = times
+        self.asked = []
+
+    def start(self, spec, directory):
+        self.asked.append(spec)
+        if len(self.asked) <= self.times:
+            raise EngineUnavailable("The engine does not answer.")
+        return super().start(spec, directory)
+
+
+class TestStartOfAStep(FolderCase):
+    """The engine can go away between two steps as well."""
+
+    def make_job(self, executor, patience=60.0):
+        server = SlowServer()
+        server.away = False
+        self.log = RunLog(server, 1, 1, self.folder, 1)
+        self.addCleanup(self.log.close)
+        self.log.start()
+        self.guard = make_guard()
+        job = RunJob(
+            Claim(1, 1, 1, 1, 1, 60.0, {}),
+            with_defaults({}),
+            self.folder,
+            guard=self.guard,
+            control=None,
+            executor=executor,
+            run_log=self.log,
+            recorder=None,
+            odoo_argv=(),
+            odoo_addons=(),
+            engine_patience=patience,
+        )
+        job.env = {"PATH": os.environ["PATH"]}
+        self.server = server
+        return job
+
+    def messages(self):
+        self.assertTrue(self.log.flush(lambda: False))
+        return [row["message"] for row in self.server.rows]
+
+    def test_it_is_started_once_when_the_engine_is_back(self):
+        executor = ComingBack(2)
+        job = self.make_job(executor)
+        code = job.execute(["sh", "-c", "echo here; exit 4"], cwd=self.folder)
+        self.assertEqual((code, len(executor.asked)), (4, 3))
+        waits, back, here = self.messages()
+        self.assertIn("waits for it, for 60 seconds at most", waits)
+        self.assertEqual((back, here), ("The Docker engine answers again.", "here"))
+        times = [spec.timeout for spec in executor.asked]
+        self.assertEqual(times, sorted(times, reverse=True))
+        self.assertLess(times[-1], times[0], "The time of the run goes on.")
+
+    def test_without_patience_it_fails_at_once(self):
+        executor = ComingBack(1)
+        job = self.make_job(executor, patience=0)
+        with self.assertRaises(RunError) as caught:
+            job.execute(["true"], cwd=self.folder)
+        self.assertEqual((caught.exception.code, len(executor.asked)), ("setup_error", 1))
+        self.assertEqual(self.messages(), [])
+
+    def test_what_stops_the_run_ends_the_waiting(self):
+        job = self.make_job(ComingBack(10**6))
+        timer = threading.Timer(0.5, self.guard.stop, ("canceled", "Enough.", 0.0))
+        timer.start()
+        self.addCleanup(timer.join)
+        with self.assertRaises(RunStopped) as caught:
+            job.execute(["true"], cwd=self.folder)
+        self.assertEqual(caught.exception.code, "canceled")

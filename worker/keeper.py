@@ -24,7 +24,14 @@ from typing import Any
 
 from . import run_secrets
 from .artifacts import LOG_KEY, LOG_TYPE, ArtifactRecorder, Limits, make_store
-from .control.base import Claim, ControlPlane, HeartbeatRun, Refused
+from .control.base import (
+    Claim,
+    ControlPlane,
+    ControlPlaneError,
+    ControlPlaneUnavailable,
+    HeartbeatRun,
+    Refused,
+)
 from .errors import RunError
 from .execution import remove_tree, workdir_name
 from .executors.base import Executor, ExecutorError
@@ -75,9 +82,10 @@ class Ward:
         return self._is_buried or time.monotonic() - last < FROZEN_SECONDS
 
     @property
-    def is_lost(self) -> bool:
-        """Whether the run is no longer ours, as far as we know."""
-        return self._orders.code == "lease_lost"
+    def is_given_up(self) -> bool:
+        """Whether nothing more shall be done for the run: it is no longer ours, as far as we know,
+        or the agent is to end now."""
+        return self._orders.code in ("lease_lost", "worker_lost")
 
     def begin_burial(self) -> None:
         """The runner is dead; what is left to do for the run needs the lease."""
@@ -257,22 +265,32 @@ class Keeper:
         :raises ControlPlaneError:
         """
         ward.begin_burial()
-        run_id, epoch = ward.key
-        name = workdir_name(self._namespace, run_id, epoch)
+        name = workdir_name(self._namespace, *ward.key)
         workdir = self._settings.work_dir / name
         certain = end_processes(workdir, executors)
         remove_tree(run_secrets.folder(name))
-        self._bring_in_log(ward, workdir)
-        if certain:
-            reply = self._control.complete_workflow_run(
-                run_id, ward.worker_id, epoch, None, "worker_lost", RUNNER_LOST, {}
-            )
-            if isinstance(reply, Refused) and reply.code == "invalid_state":
-                reply = self._control.release_run(run_id, ward.worker_id, epoch)
-            _logger.warning("The runner of run %s was killed: %s", run_id, reply)
+        try:
+            self._bring_in_log(ward, workdir)
+            if certain:
+                self._say_lost(ward)
+        except ControlPlaneUnavailable:
+            raise
+        except ControlPlaneError:
+            # No repetition mends that.
+            ward.folder.remove()
+            raise
         ward.folder.remove()
         if certain:
             remove_tree(workdir)
+
+    def _say_lost(self, ward: Ward) -> None:
+        run_id, epoch = ward.key
+        reply = self._control.complete_workflow_run(
+            run_id, ward.worker_id, epoch, None, "worker_lost", RUNNER_LOST, {}
+        )
+        if isinstance(reply, Refused) and reply.code == "invalid_state":
+            reply = self._control.release_run(run_id, ward.worker_id, epoch)
+        _logger.warning("The runner of run %s was killed: %s", run_id, reply)
 
     def _bring_in_log(self, ward: Ward, workdir: Path) -> None:
         """Send what the runner had not sent, then store the complete log.
@@ -288,7 +306,7 @@ class Keeper:
             if log is None:
                 return
             log.start()
-            if not log.flush(lambda: ward.is_lost):
+            if not log.flush(lambda: ward.is_given_up):
                 _logger.warning("The log of run %s was not taken: %s", ward.key[0], log.refused)
                 return
             self._store_log(ward, log.finish())
@@ -308,7 +326,7 @@ class Keeper:
         )
 
         def check() -> None:
-            if ward.is_lost:
+            if ward.is_given_up:
                 raise RunError("lease_lost", LEASE_GIVEN_UP)
 
         recorder.record(recorder.store(LOG_KEY, path, LOG_TYPE, check=check, is_limited=False))
