@@ -34,6 +34,8 @@ RUNS = {
     "store_unavailable": "See the settings of the store ([artifacts](artifacts.md)) and *Test connection*;"
     " the worker's log has the store's answer.",
     "registry_unavailable": "Try `docker pull IMAGE` on the worker's host: address, network, credentials of the tool.",
+    "service_failed": "The message ends with the last lines of the service, and the run's log has more of"
+    " them. Give it what it misses (`env`, `command`), more `memory` in its tool, or more time (`ready`).",
     "disk_full": "Free space where the worker has its work folder (`--work-dir`) and where PostgreSQL"
     " keeps the databases of runs.",
     "lease_lost": "The worker could not reach the control plane for a minute: network, or a database"

@@ -89,6 +89,7 @@ from . import test_worker_restart
 from . import test_worker_scheduled
 from . import test_worker_script
 from . import test_worker_secrets
+from . import test_worker_service_images
 from . import test_worker_services
 from . import test_worker_settings
 from . import test_worker_steps

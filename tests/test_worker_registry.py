@@ -18,7 +18,7 @@ from ..worker.executors import docker_images
 from ..worker.executors.base import ExecutorError
 from ..worker.executors.docker import DockerExecutor
 from ..worker.secret_keys import KeyRing
-from .docker_engine import OwnEngine, import_image, need_engine
+from .docker_engine import IMAGE, OwnEngine, import_image, need_engine
 from .registry_server import PASSWORD, USER, Registry
 from .worker_common import DockerCase, FolderCase
 
@@ -154,6 +154,21 @@ class TestRegistry(DockerCase):
         with self.environment() as env:
             masked = env["ops.secret"]._mask(self.run_id, {"message": f"so {PASSWORD} it is"})
         self.assertEqual(masked, {"message": f"so [secret {SECRET}] it is"})
+
+    def test_the_image_of_a_service_comes_in_the_same_way_and_what_it_says_is_masked(self):
+        self.set_secret(PASSWORD, protected=True)
+        self.make_private_tool("1")
+        half = len(PASSWORD) // 2
+        script = f'printf "{PASSWORD[:half]}"; echo "{PASSWORD[half:]}"; exit 3'
+        service = {"name": "private", "tool": self.tool, "command": ["sh", "-c", script]}
+        self.make_tool(IMAGE, version="3")
+        row = self.execute(services=[service | {"ready": {"port": 80}}])
+        self.assertFailed(row, "service_failed", f"[secret {SECRET}]", "with exit code 3")
+        self.assertIn(f"[secret {SECRET}]", self.messages(self.run_id))
+        images = self.engine.client.images(self.image("1"))
+        self.assertEqual(len(images), 1, "It was not pulled.")
+        events = self.query("SELECT payload FROM ops_run_event WHERE run_id = %s", self.run_id)
+        self.assertTrue(any(self.digests["1"] in json.dumps(payload) for (payload,) in events))
 
     def test_a_digest_counts_and_not_what_the_tag_means_today(self):
         self.set_secret(PASSWORD)
