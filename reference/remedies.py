@@ -91,6 +91,15 @@ REFUSALS = {
         "The run was taken from this worker, and may have been given to another.",
         "Stop the work and throw its results away.",
     ),
+    "upload_gone": (
+        "The upload was ended or removed, or what was sent is not there.",
+        "Begin it anew.",
+    ),
+    "upload_limit": (
+        "The run, or the worker in all its runs, has sent too much that it has not recorded.",
+        "What is left of ended runs is removed within two hours; else raise Odoo's"
+        " [limits](artifacts.md#where-they-lie), or ask what this worker is doing.",
+    ),
 }
 
 #: Codes of the JSON-RPC door alone: what it means, what to do.
@@ -133,10 +142,6 @@ UPLOADS = {
     "too_large": (
         "The file, all files of the run, or this part exceed what Odoo takes.",
         "Keep less, or raise Odoo's [limits](artifacts.md#where-they-lie).",
-    ),
-    "upload_gone": (
-        "The upload was ended or removed, or what was sent is not there.",
-        "Begin it anew.",
     ),
 }
 

@@ -12,6 +12,7 @@ from . import test_docs
 from . import test_document_commands
 from . import test_document_doors
 from . import test_executors_contract
+from . import test_hoot
 from . import test_http_artifacts
 from . import test_http_audit
 from . import test_http_explain
@@ -63,6 +64,7 @@ from . import test_tour
 from . import test_translations
 from . import test_uninstall
 from . import test_update
+from . import test_upload_limits
 from . import test_worker_adoption
 from . import test_worker_agent
 from . import test_worker_cache

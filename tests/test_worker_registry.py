@@ -13,13 +13,12 @@ import docker
 
 from odoo.tests import tagged
 
-from ..models import secret_key
 from ..worker.executors import docker_images
 from ..worker.executors.base import ExecutorError
 from ..worker.executors.docker import DockerExecutor
-from ..worker.secret_keys import KeyRing
 from .docker_engine import IMAGE, OwnEngine, import_image, need_engine
 from .registry_server import PASSWORD, USER, Registry
+from .secrets_case import WithSecretKey
 from .worker_common import DockerCase, FolderCase
 
 SECRET = "REGISTRY_PASSWORD"
@@ -45,7 +44,7 @@ def forget(client, *names):
 
 
 @tagged("post_install", "-at_install")
-class TestRegistry(DockerCase):
+class TestRegistry(WithSecretKey, DockerCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -65,21 +64,6 @@ class TestRegistry(DockerCase):
         super().setUp()
         self.registry.start()
         self.addCleanup(forget, self.engine.client, *map(self.image, self.digests))
-        self.addCleanup(self._forget_changes)
-        self.key_path = self.folder / "secrets_key"
-        self.key_path.write_text(KeyRing.generate().to_text())
-        environment = patch.dict(os.environ, {secret_key.ENVIRONMENT: str(self.key_path)})
-        environment.start()
-        self.addCleanup(environment.stop)
-
-    def _forget_changes(self):
-        self.query("ALTER TABLE ops_secret_change DISABLE TRIGGER USER")
-        self.query("DELETE FROM ops_secret_change WHERE project_id = %s", self.project_id)
-        self.query("ALTER TABLE ops_secret_change ENABLE TRIGGER USER")
-
-    def _remove_project(self):
-        self._forget_changes()
-        return super()._remove_project()
 
     def image(self, tag):
         return f"{self.registry.host}/app:{tag}"

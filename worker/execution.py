@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from . import checkout, database, placement, repository_config, run_secrets
 from .artifacts import LOG_KEY, LOG_TYPE, ArtifactRecorder, Limits
-from .cache import Caches
+from .cache import CacheLimits, Caches
 from .collecting import collect
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
 from .control.masked import MaskedControlPlane
@@ -268,7 +268,7 @@ class Execution:
             caches = Caches(
                 job,
                 settings.work_dir / f"caches-{self._tools.namespace}",
-                settings.cache_limit_mb << 20,
+                CacheLimits(settings.cache_limit_mb << 20, settings.cache_project_limit_mb << 20),
                 image["image_id"] if image else None,
             )
             caches.restore()

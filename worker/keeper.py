@@ -39,6 +39,7 @@ from .log_shipping import RunLog
 from .runner import LEASE_GIVEN_UP, MAX_MESSAGE, READY, orders_of
 from .runner_folder import RunnerFolder
 from .settings import Settings
+from .storage.base import StorageError
 
 _logger = logging.getLogger(__name__)
 
@@ -310,7 +311,7 @@ class Keeper:
                 _logger.warning("The log of run %s was not taken: %s", ward.key[0], log.refused)
                 return
             self._store_log(ward, log.finish())
-        except (OSError, RunError, zlib.error, ValueError, KeyError) as error:
+        except (OSError, RunError, StorageError, zlib.error, ValueError, KeyError) as error:
             _logger.warning("The log of run %s is not whole: %s", ward.key[0], error)
         finally:
             if log:
