@@ -15,7 +15,7 @@ from .statuses import STATUSES, TERMINAL
 
 _logger = logging.getLogger(__name__)
 
-# As LOG_KEY in worker/job.py: the artifact that holds the complete log.
+# As LOG_KEY in worker/artifacts.py: the artifact that holds the complete log.
 LOG_KEY = "run.log.gz"
 
 TRIGGERS = [

@@ -73,12 +73,15 @@ from . import test_worker_agent
 from . import test_worker_cache
 from . import test_worker_checkout
 from . import test_worker_collect
+from . import test_worker_control_groups
 from . import test_worker_database
 from . import test_worker_docker
 from . import test_worker_docker_recipes
+from . import test_worker_engine_away
 from . import test_worker_executor
 from . import test_worker_fencing
 from . import test_worker_guard
+from . import test_worker_log_recovery
 from . import test_worker_log_shipping
 from . import test_worker_logs
 from . import test_worker_masking
@@ -96,5 +99,6 @@ from . import test_worker_services
 from . import test_worker_settings
 from . import test_worker_steps
 from . import test_worker_storage
+from . import test_worker_upgrade
 from . import test_worker_workflow
 from . import test_workflow_examples

@@ -40,7 +40,9 @@ class Engine:
 class OwnEngine:
     """The process of our own engine."""
 
-    def __init__(self):
+    def __init__(self, wrapper=()):
+        """``wrapper``: a command that executes the one behind it, in the place of its own."""
+        self.wrapper = wrapper
         self.folder = Path(tempfile.mkdtemp(prefix="odooops-docker-", dir="/var/tmp"))
         self.host = f"unix://{self.folder}/docker.sock"
         self.process = None
@@ -48,6 +50,7 @@ class OwnEngine:
     def start(self, live_restore=False):
         """Start it and wait until it answers."""
         argv = [
+            *self.wrapper,
             shutil.which("dockerd", path=os.environ["PATH"] + ":/usr/sbin:/sbin"),
             "--data-root", str(self.folder / "data"),
             "--exec-root", str(self.folder / "exec"),

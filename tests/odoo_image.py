@@ -1,9 +1,10 @@
 """An image that holds a real Odoo, made without a registry: of the tests' own Python and Odoo.
 
 It is made like the official one where that matters: Odoo is started by ``odoo`` in PATH, the
-environment names a configuration file (ODOO_RC) with addons of the image's own and a database
-server that is none of ours, and there is no user of the worker's number. Its files lie elsewhere
-than on the host, so that nothing can be found by chance.
+environment names a configuration file (ODOO_RC) with addons of the image's own, a folder for data
+that the worker's user cannot write, and a database server that is none of ours, and there is no
+user of the worker's number. Its files lie elsewhere than on the host, so that nothing can be found
+by chance.
 """
 
 import ast
@@ -27,6 +28,9 @@ IMAGE = "odooops-test-odoo:19.0"
 IMAGE_MODULE = "image_extra"
 #: Odoo's server-wide modules; with what they depend on they are all that the demo project needs.
 MODULES = ("base", "web", "rpc")
+#: What a shell's command lines may use, of busybox.
+APPLETS = ("sh", "sleep", "env", "ls", "cat", "id", "cmp", "cp", "ln", "mkdir", "readlink")
+POSTGRES_PROGRAMS = ("psql", "pg_dump", "pg_restore")
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 LAUNCHER = f"""#!/usr/bin/{PYTHON}
 import sys
@@ -102,12 +106,18 @@ def _walk(source, target):
 
 def _fill(image):
     busybox = shutil.which("busybox", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    for applet in ("sh", "sleep", "env", "ls", "cat", "id"):
-        image.archive.add(busybox, f"bin/{applet}")
+    image.archive.add(busybox, "bin/busybox")
+    for applet in APPLETS:
+        link = tarfile.TarInfo(f"bin/{applet}")
+        link.type, link.linkname, link.mode = tarfile.SYMTYPE, "busybox", 0o777
+        image.archive.addfile(link)
     stdlib = Path(sysconfig.get_path("stdlib"))
     packages = Path(sysconfig.get_path("purelib"))
     manifests = _manifests(Path(odoo.__path__[0]) / "addons")
-    modules = _with_dependencies(manifests)
+    modules = _with_dependencies(manifests, MODULES)
+    # A database that an Odoo with all modules has made holds these, too.
+    by_themselves = _installed_by_themselves(manifests, modules)
+    packed = modules | by_themselves | {"__init__.py"}
 
     def is_python(path):
         return (
@@ -123,31 +133,48 @@ def _fill(image):
         parts = path.relative_to(odoo.__path__[0]).parts
         if parts[0] != "addons":
             return True
-        return parts[1] in modules and not NOT_OF_MODULES.intersection(parts[2:-1])
+        if parts[1] in by_themselves and parts[2:] == ("__manifest__.py",):
+            return False
+        if parts[1:3] == ("mail", "tools"):
+            # html_editor imports it, and does not depend on mail.
+            return True
+        return parts[1] in packed and not NOT_OF_MODULES.intersection(parts[2:-1])
 
     python = Path(os.path.realpath(sys.executable))
     image.add(python, f"usr/bin/{PYTHON}")
     image.add(stdlib, f"usr/lib/{PYTHON}", is_python)
     image.add(packages, "opt/python", is_packed)
     image.add(Path(odoo.__path__[0]), "opt/odoo/odoo", is_needed)
-    for name in manifests.keys() - modules:
+    _add_manifests(image, manifests, by_themselves, manifests.keys() - packed)
+    path = f"{embedded.programs()}:{os.environ['PATH']}"
+    programs = [Path(shutil.which(name, path=path)) for name in POSTGRES_PROGRAMS]
+    binaries = [python, *programs, *stdlib.glob("lib-dynload/*.so")]
+    binaries += [path for path in packages.rglob("*.so") if is_packed(path)]
+    for name, path in _libraries(binaries, packages).items():
+        image.add(path, name)
+    image.add_text("usr/bin/odoo", LAUNCHER, 0o755)
+    image.add_text("usr/bin/python3", f'#!/bin/sh\nexec {PYTHON} "$@"\n', 0o755)
+    for program in programs:
+        image.add(program, f"usr/bin/{program.name}")
+    image.add_text("etc/odoo/odoo.conf", CONFIG)
+    image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__init__.py", "")
+    image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__manifest__.py", EXTRA_MANIFEST)
+
+
+def _add_manifests(image, manifests, by_themselves, others):
+    """Those of modules that are in the image and not installed unless asked for, and of others,
+    which are not."""
+    for name in by_themselves:
+        # Installations in this image are to be short.
+        manifest = {**manifests[name], "auto_install": False}
+        image.add_text(f"opt/odoo/odoo/addons/{name}/__manifest__.py", repr(manifest))
+    for name in others:
         # Of the others only what the data of module base rely on: their categories.
         known = {
             key: manifests[name][key] for key in ("name", "category") if key in manifests[name]
         }
         image.add_text(f"opt/odoo/odoo/addons/{name}/__manifest__.py", repr(known))
         image.add_text(f"opt/odoo/odoo/addons/{name}/__init__.py", "")
-    psql = Path(shutil.which("psql", path=f"{embedded.programs()}:{os.environ['PATH']}"))
-    binaries = [python, psql, *stdlib.glob("lib-dynload/*.so")]
-    binaries += [path for path in packages.rglob("*.so") if is_packed(path)]
-    for name, path in _libraries(binaries, packages).items():
-        image.add(path, name)
-    image.add_text("usr/bin/odoo", LAUNCHER, 0o755)
-    image.add_text("usr/bin/python3", f'#!/bin/sh\nexec {PYTHON} "$@"\n', 0o755)
-    image.add(psql, "usr/bin/psql")
-    image.add_text("etc/odoo/odoo.conf", CONFIG)
-    image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__init__.py", "")
-    image.add_text(f"mnt/extra-addons/{IMAGE_MODULE}/__manifest__.py", EXTRA_MANIFEST)
 
 
 def _manifests(addons):
@@ -158,15 +185,31 @@ def _manifests(addons):
     }
 
 
-def _with_dependencies(manifests):
-    """What is needed below Odoo's addons."""
-    found, waiting = set(), list(MODULES)
+def _with_dependencies(manifests, names):
+    """The modules and all that they depend on."""
+    found, waiting = set(), list(names)
     while waiting:
         name = waiting.pop()
         if name not in found:
             found.add(name)
             waiting += manifests[name].get("depends", ())
-    return found | {"__init__.py"}
+    return found
+
+
+def _installed_by_themselves(manifests, modules):
+    """What Odoo installs beside the modules without being asked."""
+    found = set(modules)
+    while True:
+        more = set()
+        for name, manifest in manifests.items():
+            wanted = manifest.get("auto_install")
+            needed = manifest.get("depends", ()) if wanted is True else wanted
+            is_meant = wanted and not manifest.get("countries") and name not in found
+            if is_meant and found.issuperset(needed):
+                more |= _with_dependencies(manifests, [name])
+        if not more - found:
+            return found - set(modules)
+        found |= more
 
 
 def _libraries(binaries, packages):

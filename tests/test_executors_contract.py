@@ -186,10 +186,11 @@ class TestDockerExecutor(DockerCase, FolderCase):
             ("PidsLimit", Limits(processes=30)),
             ("CpuCfsQuota", Limits(cpus=0.5)),
         ):
-            told = {**self.executor._info, key: False, "CgroupVersion": "2"}
+            client, info = self.executor._engine
+            told = {**info, key: False, "CgroupVersion": "2"}
             with (
                 self.subTest(key),
-                patch.object(self.executor, "_info", told),
+                patch.object(self.executor, "_engine", (client, told)),
                 self.assertRaisesRegex(ExecutorError, r"cannot limit .* \(version 2\)"),
             ):
                 self.start("true", limits=limits)
@@ -283,7 +284,7 @@ class TestDockerExecutor(DockerCase, FolderCase):
 
     def test_an_engine_that_does_not_answer_is_a_sentence(self):
         with self.assertRaisesRegex(ExecutorError, "does not answer. Start it"):
-            DockerExecutor(f"unix://{self.folder}/nothing.sock")
+            DockerExecutor(f"unix://{self.folder}/nothing.sock").connect()
 
     def test_an_image_that_cannot_be_had_is_a_sentence(self):
         with self.assertRaisesRegex(ExecutorError, "cannot be pulled.*docker load") as caught:

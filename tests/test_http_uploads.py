@@ -167,7 +167,8 @@ class UploadContract(Contract):
     def test_the_recorder_of_a_run_uses_it(self):
         store = make_store(Settings(control_url=self.base_url()), self.control)
         limits = Limits(1 << 30, 1 << 30, 0)
-        recorder = ArtifactRecorder(store, self.control, self.claimed, limits)
+        held, slug = (self.run_id, self.epoch), self.claimed.snapshot["project"]["slug"]
+        recorder = ArtifactRecorder(store, self.control, held, slug, limits)
         path = self.folder / "report ü.txt"
         path.write_bytes(b"content")
         artifact = recorder.store("out/report_.txt", path)

@@ -16,7 +16,7 @@ from odoo.addons.odooops.worker.settings import Settings
 from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 
 from .test_worker_executor import running
-from .worker_common import ADDON, FolderCase, KernelCase, left_in, wait_for
+from .worker_common import FolderCase, KernelCase, left_in, wait_for
 
 #: Says its numbers until somebody makes the file that ends it.
 COUNT = (
@@ -207,36 +207,6 @@ def _parent(path):
         return int((path / "stat").read_bytes().rpartition(b")")[2].split()[1])
     except OSError:
         return 0
-
-
-class TestUpgrade(AdoptionCase):
-    def test_a_runner_goes_on_when_the_files_of_its_worker_are_gone(self):
-        package = self.folder / "installed" / "worker"
-        subprocess.run(["cp", "-r", str(ADDON / "worker"), str(package.parent)], check=False)
-        package.parent.mkdir(exist_ok=True)
-        subprocess.run(["cp", "-r", str(ADDON / "worker"), str(package)], check=True)
-        wait = f"while [ ! -e {self.folder / 'end'} ]; do sleep 0.05; done"
-        steps = [{"name": "One", "run": f"echo ready; {wait}"}, {"name": "Two", "run": "echo two"}]
-        run_id = self.queue(self.make_workflow(steps=steps))
-        log = self.folder / "old.log"
-        with open(log, "wb") as output:
-            old = subprocess.Popen(
-                [sys.executable, "-m", "worker", *self.worker_options(), "--on-stop=handover"],
-                cwd=package.parent,
-                env={**os.environ, "ODOOOPS_DSN": self.dsn},
-                stdout=output,
-                stderr=output,
-            )
-        self.addCleanup(self.kill_worker, old)
-        wait_for(lambda: "ready" in self.messages(run_id), message="It did not start.")
-        old.terminate()
-        self.assertEqual(old.wait(20), 0)
-        package.rename(package.with_name("gone"))
-        self.start_worker()
-        self.end()
-        row = self.wait_status(run_id, "succeeded", "failed")
-        self.assertEqual(row["status"], "succeeded", (row, log.read_text()))
-        self.assertIn("two", self.messages(run_id))
 
 
 class TestRunnerFolder(FolderCase):

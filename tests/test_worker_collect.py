@@ -7,7 +7,6 @@ import threading
 
 from odoo.addons.odooops.worker.archive import TarGz
 from odoo.addons.odooops.worker.artifacts import ArtifactRecorder, Finder, Limits, find_files
-from odoo.addons.odooops.worker.control.base import Claim
 from odoo.addons.odooops.worker.errors import RunError
 from odoo.addons.odooops.worker.junit_report import MAX_SLOWEST, Report, ReportError
 from odoo.addons.odooops.worker.storage.base import StoreUnavailable
@@ -94,10 +93,9 @@ class Away(FilesystemStore):
 
 class TestRecorder(FolderCase):
     def recorder(self, store=None, **limits):
-        claim = Claim(1, 1, 1, 1, 1, 60.0, {"project": {"slug": "demo"}})
         limits = Limits(**{"file_bytes": 100, "run_bytes": 150, "patience": 30.0, **limits})
         store = store or FilesystemStore(self.folder / "store")
-        return ArtifactRecorder(store, None, claim, limits)
+        return ArtifactRecorder(store, None, (1, 1), "demo", limits)
 
     def file(self, size):
         path = self.folder / f"file-{size}"

@@ -115,7 +115,7 @@ class TestDockerWorker(DockerCase):
             self.skipTest("The engine is somebody else's: it cannot be stopped.")
         steps = [{"name": "Say", "run": "echo here"}]
         workflow_id = self.make_workflow(steps=steps)
-        self.start_worker("--allow-process")
+        self.start_worker("--allow-process", "--docker-wait-seconds=0")
         self.wait_status(self.queue(workflow_id), "succeeded")
         self.engine.own.stop()
         self.addCleanup(self.engine.own.start)

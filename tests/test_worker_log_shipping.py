@@ -12,8 +12,9 @@ from psycopg2.extensions import make_dsn
 from odoo.tests import tagged
 
 from ..worker.control.base import ControlPlaneUnavailable
-from ..worker.log_shipping import SPOOL_KEEP_BYTES, LogLimits, RunLog
+from ..worker.log_shipping import LogLimits, RunLog
 from ..worker.logs import LogLine
+from ..worker.spool import SEGMENT_BYTES, SPOOL_KEEP_BYTES
 from .worker_common import FolderCase, KernelCase, wait_for
 
 
@@ -143,17 +144,20 @@ class TestControlPlaneAway(KernelCase):
 
 
 class SlowServer:
-    """Stands in for append_run_logs: away until it is told otherwise."""
+    """Stands in for append_run_logs: away until it is told otherwise. ``lenient``: lines that are
+    there already are passed over, as the kernel does it."""
 
     def __init__(self):
         self.rows = []
         self.away = True
+        self.lenient = False
 
     def append_run_logs(self, run_id, epoch, first_seq, lines):
         if self.away:
             raise ControlPlaneUnavailable("away")
-        assert first_seq == len(self.rows) + 1, "a gap, or a line sent twice"
-        self.rows += list(lines)
+        known = len(self.rows) + 1 - first_seq
+        assert known == 0 or (known > 0 and self.lenient), "a gap, or a line sent twice"
+        self.rows += list(lines)[known:]
         return {"next_seq": len(self.rows) + 1}
 
 
@@ -170,6 +174,9 @@ class TestBounds(FolderCase):
             numbers = range(start, min(start + 1000, first + count))
             self.log.write([LogLine(start, "info", f"line {number}") for number in numbers])
 
+    def spool_size(self):
+        return sum(path.stat().st_size for path in self.folder.glob("log.spool-*"))
+
     def flush(self):
         until = time.monotonic() + 30
         self.assertTrue(self.log.flush(lambda: time.monotonic() > until))
@@ -177,7 +184,7 @@ class TestBounds(FolderCase):
     def test_what_waits_on_disk_is_bounded_and_a_marker_counts_what_is_left_out(self):
         # Rule: R-17
         self.write_numbers(0, 50_000)
-        self.assertLess((self.folder / "log.spool").stat().st_size, 1.3 * (1 << 20))
+        self.assertLess(self.spool_size(), 1.3 * (1 << 20))
         self.server.away = False
         wait_for(lambda: self.log._acknowledged_seq == self.log._written_seq)
         self.write_numbers(50_000, 10)
@@ -206,8 +213,7 @@ class TestBounds(FolderCase):
         for start in range(0, 200_000, 2000):
             self.write_numbers(start, 2000)
             wait_for(lambda: self.log._acknowledged_seq == self.log._written_seq)
-            size = (self.folder / "log.spool").stat().st_size
-            self.assertLess(size, SPOOL_KEEP_BYTES + (2 << 20))
+            self.assertLess(self.spool_size(), SPOOL_KEEP_BYTES + SEGMENT_BYTES + (2 << 20))
         self.assertEqual(
             [row["message"] for row in self.server.rows], [f"line {n}" for n in range(200_000)]
         )

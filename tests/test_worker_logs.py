@@ -185,7 +185,7 @@ class TestShipping(FolderCase):
 
 class TestFullDisk(FolderCase):
     def test_the_log_so_far_still_reaches_the_control_plane(self):
-        for name in ("run.log.gz", "log.spool"):
+        for name in ("run.log.gz", "log.spool-1-0"):
             (self.folder / name).symlink_to("/dev/full")
         server = LogServer()
         log = RunLog(server, 1, 1, self.folder, 1)

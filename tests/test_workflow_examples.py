@@ -32,6 +32,14 @@ DOCUMENT = Path(odooops.__file__).resolve().parent / "docs" / "workflows.md"
 PREFIX = database.name_prefix("test examples")
 #: Two examples install Odoo, two restore and update one, on a machine that may be busy.
 SECONDS = 900
+#: What each example leaves beside its log.
+ARTIFACTS = {
+    "build": {"manifest.json"},
+    "test": {"modules.txt"},
+    "deploy": set(),
+    "backup": {"production.dump"},
+    "upgrade": {"modules.txt"},
+}
 
 
 def blocks(language, text=None):
@@ -65,29 +73,9 @@ class TestDocument(unittest.TestCase):
             self.assertEqual(config, content[section][key])
 
 
-class TestExamplesInContainers(DockerCase):
-    def test_those_that_name_a_tool_run_in_its_image(self):
-        self.make_tool(make_odoo_image(self.engine.client))
-        repository = demo_repository.build(self.folder / "repository")["path"]
-        with self.environment() as env:
-            env["ops.project"].browse(self.project_id).repository_url = str(repository)
-        runs = {}
-        for name in WORKFLOW_TYPES:
-            config = example(name)
-            if config.get("tool"):
-                config["tool"] = self.tool
-                runs[name] = self.queue(self.make_workflow(f"Example {name}", name, **config))
-        self.assertEqual(set(runs), {"build"})
-        self.work()
-        for name, run_id in runs.items():
-            with self.subTest(type=name):
-                row, messages = self.run_row(run_id), self.messages(run_id)
-                self.assertEqual(row["status"], "succeeded", (row, messages[-30:]))
-                self.assertEqual(row["metadata"]["image"]["tool"], self.tool)
+class ExamplesCase(KernelCase):
+    """Runs the examples; production is a database that Odoo itself made."""
 
-
-@tagged("post_install", "-at_install")
-class TestExamples(KernelCase):
     def setUp(self):
         super().setUp()
         programs = embedded.programs()
@@ -108,7 +96,7 @@ class TestExamples(KernelCase):
         self.query("ALTER TABLE ops_secret_change ENABLE TRIGGER USER")
         return super()._remove_project()
 
-    def make_production(self):
+    def make_production(self, **service):
         """A database with a module of the demo, and the secret that says where it is."""
         production = database.create(self.dsn, PREFIX, os.getpid(), 1)
         self.addCleanup(database.drop, self.dsn, production.name)
@@ -125,7 +113,7 @@ class TestExamples(KernelCase):
         )
         lines = [
             f"{name.removeprefix('PG').lower().replace('database', 'dbname')}={value}"
-            for name, value in production.environment().items()
+            for name, value in (production.environment() | service).items()
         ]
         with self.environment() as env:
             env["ops.secret"].create(
@@ -137,11 +125,9 @@ class TestExamples(KernelCase):
             )
 
     def make_example(self, workflow_type):
-        config = example(workflow_type)
-        # This worker has no Docker, where a tool changes nothing; it would have to be registered.
-        config.pop("tool", None)
+        config = self.adapted(example(workflow_type))
         if "DEPLOY_ROOT" in config.get("env", {}):
-            config["env"]["DEPLOY_ROOT"] = str(self.folder / "production")
+            config["env"]["DEPLOY_ROOT"] = self.deploy_root()
         return self.make_workflow(f"Example {workflow_type}", workflow_type, **config)
 
     def work_off(self, *options):
@@ -149,17 +135,10 @@ class TestExamples(KernelCase):
         worker = self.start_worker("--until-idle", "--capacity=2", labels, *options)
         self.assertEqual(worker.wait(SECONDS), 0)
 
-    def test_each_type_succeeds_as_processes(self):
-        self.make_production()
+    def run_each_type(self):
+        """Run all examples, look at what they say and leave; return type → id."""
         runs = {name: self.queue(self.make_example(name)) for name in WORKFLOW_TYPES}
         self.work_off()
-        artifacts = {
-            "build": {"manifest.json"},
-            "test": {"modules.txt"},
-            "deploy": set(),
-            "backup": {"production.dump"},
-            "upgrade": {"modules.txt"},
-        }
         for name, run_id in runs.items():
             with self.subTest(type=name):
                 row, messages = self.run_row(run_id), self.messages(run_id)
@@ -167,13 +146,47 @@ class TestExamples(KernelCase):
                 keys = self.query(
                     "SELECT artifact_key FROM ops_run_artifact WHERE run_id = %s", run_id
                 )
-                self.assertEqual({key for (key,) in keys}, {"run.log.gz", *artifacts[name]})
+                self.assertEqual({key for (key,) in keys}, {"run.log.gz", *ARTIFACTS[name]})
         tested = self.run_row(runs["test"])["metadata"]["steps"]
         self.assertEqual(
             [each["name"] for each in tested if each["status"] == "succeeded"],
             ["Syntax", "Test (MODULE=demo_equipment)", "Test (MODULE=demo_equipment_booking)"]
             + ["Summary"],
         )
+        return runs
+
+
+class TestExamplesInContainers(ExamplesCase, DockerCase):
+    def adapted(self, config):
+        return {**config, "tool": self.tool}
+
+    def deploy_root(self):
+        # Of the host a container sees its run's folders alone.
+        return "production"
+
+    def test_each_type_succeeds_in_containers(self):
+        self.make_tool(make_odoo_image(self.engine.client))
+        # Production lies on the server of the runs' databases, to which a container has a socket.
+        self.make_production(PGHOST="/run/odooops/postgres")
+        for name, run_id in self.run_each_type().items():
+            with self.subTest(type=name):
+                self.assertEqual(self.run_row(run_id)["metadata"]["image"]["tool"], self.tool)
+                self.assertEqual(self.containers(run_id), [])
+
+
+@tagged("post_install", "-at_install")
+class TestExamples(ExamplesCase):
+    def adapted(self, config):
+        # This worker has no Docker, where a tool changes nothing; it would have to be registered.
+        config.pop("tool", None)
+        return config
+
+    def deploy_root(self):
+        return str(self.folder / "production")
+
+    def test_each_type_succeeds_as_processes(self):
+        self.make_production()
+        self.run_each_type()
 
     def test_a_deployment_that_fails_is_rolled_back(self):
         workflow = self.make_example("deploy")

@@ -125,7 +125,9 @@ class Agent:
         settings = self.settings
         # Started here to see that they can be; they end what killed runners leave.
         if settings.docker:
-            self._executors["docker"] = DockerExecutor(settings.docker_host)
+            docker = DockerExecutor(settings.docker_host)
+            docker.connect()
+            self._executors["docker"] = docker
         self._executors["process"] = ProcessExecutor(settings.allow_process or settings.docker)
         settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check_store()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from .archive import TarGz
-from .control.base import Artifact, Claim, ControlPlane, Refused
+from .control.base import Artifact, ControlPlane, Refused
 from .errors import RunError
 from .settings import Settings
 from .storage.base import ArtifactStore, StorageError, StoredObject, StoreUnavailable
@@ -42,6 +42,9 @@ _TYPES = {
     ".po": "text/plain",
     ".dump": "application/octet-stream",
 }
+#: Key of the complete log among a run's artifacts.
+LOG_KEY = "run.log.gz"
+LOG_TYPE = "application/gzip"
 _ENCODINGS = {"gzip": "application/gzip", "bzip2": "application/x-bzip2", "xz": "application/x-xz"}
 
 
@@ -137,22 +140,32 @@ class Limits(NamedTuple):
     run_bytes: int
     patience: float
 
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        """Those of a worker."""
+        return cls(
+            settings.artifact_limit_mb << 20,
+            settings.run_artifacts_limit_mb << 20,
+            settings.store_seconds,
+        )
+
 
 class ArtifactRecorder:
-    """Stores files of one run and records them in the control plane; for one thread."""
+    """Stores files of one run, held as (run id, epoch), and records them in the control plane; for
+    one thread."""
 
     def __init__(
         self,
         store: ArtifactStore,
         control: ControlPlane,
-        claim: Claim,
+        held: tuple[int, int],
+        project_slug: str,
         limits: Limits,
     ) -> None:
-        self._store = store.of_run(claim.run_id, claim.epoch)
+        self._run_id, self._epoch = held
+        self._store = store.of_run(*held)
         self._control = control
-        self._folder = f"{claim.snapshot['project']['slug']}/{claim.run_id}"
-        self._run_id = claim.run_id
-        self._epoch = claim.epoch
+        self._folder = f"{project_slug}/{self._run_id}"
         self._limits = limits
         self._stored_bytes = 0
 

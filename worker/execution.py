@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import checkout, database, placement, repository_config, run_secrets
-from .artifacts import ArtifactRecorder, Limits
+from .artifacts import LOG_KEY, LOG_TYPE, ArtifactRecorder, Limits
 from .cache import CacheLimits, Caches
 from .collecting import collect
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
@@ -33,7 +33,7 @@ from .errors import RunError, RunStopped
 from .executors.base import Executor
 from .executors.docker import DockerExecutor
 from .guard import RunGuard
-from .job import LOG_KEY, RunJob
+from .job import RunJob
 from .log_shipping import LogLimits, RunLog
 from .logs import LogLine, clean_json, clean_text
 from .masking import Masker
@@ -107,17 +107,11 @@ def remove_tree(path: Path) -> None:
 
 
 class Execution:
-    """The execution of one claimed run; ``run`` raises nothing.
+    """The execution of one claimed run; ``run`` raises nothing."""
 
-    ``problem``: why it cannot succeed, if that is known before it begins.
-    """
-
-    def __init__(
-        self, tools: Tools, claim: Claim, guard: RunGuard, problem: Outcome | None = None
-    ) -> None:
+    def __init__(self, tools: Tools, claim: Claim, guard: RunGuard) -> None:
         self.claim = claim
         self.guard = guard
-        self._problem = problem
         self._tools = tools
         self._masker = Masker()
         self._control = MaskedControlPlane(tools.control, self._masker)
@@ -130,7 +124,7 @@ class Execution:
     def run(self) -> None:
         """Execute the run to its end."""
         try:
-            problem = self._problem or self._make_workdir()
+            problem = self._make_workdir()
             started = self._start()
             if started:
                 outcome = problem or self._guarded(lambda: self._work(started))
@@ -215,12 +209,9 @@ class Execution:
         recorder = ArtifactRecorder(
             self._tools.store,
             self._control,
-            claim,
-            Limits(
-                settings.artifact_limit_mb << 20,
-                settings.run_artifacts_limit_mb << 20,
-                settings.store_seconds,
-            ),
+            (claim.run_id, claim.epoch),
+            str(claim.snapshot["project"]["slug"]),
+            Limits.of(settings),
         )
         self._job = job = RunJob(
             claim,
@@ -233,6 +224,7 @@ class Execution:
             recorder=recorder,
             odoo_argv=settings.odoo,
             odoo_addons=settings.odoo_addons,
+            engine_patience=settings.docker_wait_seconds,
         )
         if problems:
             reasons = "; ".join(str(problem) for problem in problems[:3])
@@ -407,7 +399,7 @@ class Execution:
             assert self._log is not None
             path = self._log.finish()
             if self._job:
-                self._job.add_artifact(LOG_KEY, path, "application/gzip")
+                self._job.add_artifact(LOG_KEY, path, LOG_TYPE)
             return outcome
 
         stored = self._guarded(store)

@@ -12,12 +12,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .artifacts import ArtifactRecorder
+from .artifacts import LOG_KEY, ArtifactRecorder
 from .control.base import Claim, ControlPlane, ControlPlaneUnavailable
 from .errors import RunError, RunStopped
 from .executors.base import (
+    EngineUnavailable,
     Executor,
     ExecutorError,
     Handle,
@@ -34,15 +35,17 @@ from .workflow import cancel_grace
 
 _logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 #: Seconds between two looks at a process: short while it writes, longer while it is silent.
 MIN_PAUSE, MAX_PAUSE = 0.01, 0.2
+#: Seconds between two attempts to reach an engine that is away.
+ENGINE_PAUSE = 0.5
 #: Seconds that steps have which clear away after a run was stopped or its time was over.
 CLEANUP_SECONDS = 60.0
 #: Seconds between SIGINT and SIGKILL when a time limit has passed.
 TIMEOUT_GRACE = 10.0
 MAX_EVENT_BYTES = 4096
-#: Key of the complete log among the run's artifacts.
-LOG_KEY = "run.log.gz"
 _OVER_LIMIT = {
     "output_limit": "wrote more output than it may and was ended",
     "process_limit": "started more processes than it may and was ended",
@@ -65,6 +68,7 @@ class RunJob(Job):
         recorder: ArtifactRecorder,
         odoo_argv: Sequence[str],
         odoo_addons: Sequence[Path],
+        engine_patience: float,
     ) -> None:
         self.run_id, self.epoch, self.run_number = claim.run_id, claim.epoch, claim.run_number
         self.snapshot = claim.snapshot
@@ -82,6 +86,7 @@ class RunJob(Job):
         self.limits = Limits()
         #: what its containers have; None when it has none
         self.sandbox: Sandbox | None = None
+        self._engine_patience = engine_patience
         self._log = run_log
         self._recorder = recorder
         self._step: str | None = None
@@ -112,6 +117,37 @@ class RunJob(Job):
             raise stopped
         if time.monotonic() >= self._end:
             raise self._timeout(self._step or "its preparation", None)
+
+    def await_engine(self, call: Callable[[], T]) -> T:
+        """Repeat ``call`` while the engine of containers is away, within the worker's patience.
+
+        :raises RunStopped: the run must stop, which is heard meanwhile
+        :raises RunError: what else ``call`` complained of, in the end that the engine is away
+        """
+        until = None
+        while True:
+            try:
+                result = call()
+            except EngineUnavailable as error:
+                now = time.monotonic()
+                if until is None and self._engine_patience:
+                    until = now + self._engine_patience
+                    self.log(
+                        "warn",
+                        "The Docker engine does not answer. The run waits for it, for"
+                        f" {self._engine_patience:g} seconds at most.",
+                    )
+                if until is None or now >= until:
+                    raise RunError(error.code, str(error)) from error
+            except ExecutorError as error:
+                raise RunError(error.code, str(error)) from error
+            else:
+                if until is not None:
+                    self.log("info", "The Docker engine answers again.")
+                return result
+            self.check()
+            self._guard.wait(min(ENGINE_PAUSE, max(0.0, until - now)))
+            self.check()
 
     @contextlib.contextmanager
     def clearing_away(self) -> Iterator[None]:
@@ -285,22 +321,27 @@ class RunJob(Job):
     ) -> ProcessStatus:
         """Start, follow, clear away one process; raises ``RunError`` unless it ended by itself."""
         self.check()
-        remaining = max(0.01, self._end - time.monotonic())
         self._processes += 1
-        spec = ProcessSpec(
-            argv=[str(part) for part in argv],
-            cwd=cwd or self.checkout_dir,
-            env={**self.env, **(env or {})},
-            lease_deadline=self._guard.deadline,
-            timeout=remaining if timeout is None else min(timeout, remaining),
-            grace=cancel_grace(self.snapshot, TIMEOUT_GRACE),
-            limits=self.limits,
-            sandbox=self.sandbox,
-        )
-        try:
-            handle = self._executor.start(spec, self.workdir / "processes" / str(self._processes))
-        except ExecutorError as error:
-            raise RunError(error.code, str(error)) from error
+        directory = self.workdir / "processes" / str(self._processes)
+        remaining = 0.0
+
+        def start() -> Handle:
+            # Lease and time go on while an engine is waited for.
+            nonlocal remaining
+            remaining = max(0.01, self._end - time.monotonic())
+            spec = ProcessSpec(
+                argv=[str(part) for part in argv],
+                cwd=cwd or self.checkout_dir,
+                env={**self.env, **(env or {})},
+                lease_deadline=self._guard.deadline,
+                timeout=remaining if timeout is None else min(timeout, remaining),
+                grace=cancel_grace(self.snapshot, TIMEOUT_GRACE),
+                limits=self.limits,
+                sandbox=self.sandbox,
+            )
+            return self._executor.start(spec, directory)
+
+        handle = self.await_engine(start)
         try:
             self._guard.watch(lambda deadline: self._executor.renew(handle, deadline))
             status = self._follow(handle, on_chunk, on_idle)

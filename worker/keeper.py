@@ -17,17 +17,29 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from . import run_secrets
-from .control.base import Claim, ControlPlane, HeartbeatRun, Refused
+from .artifacts import LOG_KEY, LOG_TYPE, ArtifactRecorder, Limits, make_store
+from .control.base import (
+    Claim,
+    ControlPlane,
+    ControlPlaneError,
+    ControlPlaneUnavailable,
+    HeartbeatRun,
+    Refused,
+)
+from .errors import RunError
 from .execution import remove_tree, workdir_name
 from .executors.base import Executor, ExecutorError
+from .log_shipping import RunLog
 from .runner import LEASE_GIVEN_UP, MAX_MESSAGE, READY, orders_of
 from .runner_folder import RunnerFolder
 from .settings import Settings
+from .storage.base import StorageError
 
 _logger = logging.getLogger(__name__)
 
@@ -61,12 +73,24 @@ class Ward:
         self._lock = lock
         self._orders = folder.orders()
         self._kept_since = time.monotonic()
+        self._is_buried = False
 
     @property
-    def is_awake(self) -> bool:
-        """Whether the runner runs. A frozen one must lose its lease as if it were dead."""
+    def needs_lease(self) -> bool:
+        """Whether the runner runs, or is being buried. A frozen one must lose its lease as if it
+        were dead."""
         last = self.folder.awake_at() or self._kept_since
-        return time.monotonic() - last < FROZEN_SECONDS
+        return self._is_buried or time.monotonic() - last < FROZEN_SECONDS
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nothing more shall be done for the run: it is no longer ours, as far as we know,
+        or the agent is to end now."""
+        return self._orders.code in ("lease_lost", "worker_lost")
+
+    def begin_burial(self) -> None:
+        """The runner is dead; what is left to do for the run needs the lease."""
+        self._is_buried = True
 
     def hear(self, item: HeartbeatRun | None, sent_at: float) -> None:
         """Pass on what the control plane said about the run; None: nothing."""
@@ -165,7 +189,7 @@ class Keeper:
             self._namespace,
             claim.run_id,
             claim.epoch,
-            {"worker_id": self._worker_id},
+            {"worker_id": self._worker_id, "project": claim.snapshot["project"]["slug"]},
         )
         order = {
             "folder": str(folder.path),
@@ -232,29 +256,81 @@ class Keeper:
         _logger.debug("Event of run %s: %s", ward.key[0], reply)
 
     def bury(self, ward: Ward, executors: Mapping[str, Executor]) -> None:
-        """A runner was killed: end what it had started, then say so, so that a retry need not wait
-        for the end of the lease.
+        """A runner was killed: end what it had started, bring in its log, then say so, so that a
+        retry need not wait for the end of the lease.
 
-        When it is not certain that everything has ended, nothing is said: the work ends itself
-        before the lease does.
+        When it is not certain that everything has ended, the end is not said: the work ends itself
+        before the lease does. When the control plane is away all is left as it is, for another
+        burial.
 
         :raises ControlPlaneError:
         """
-        run_id, epoch = ward.key
-        name = workdir_name(self._namespace, run_id, epoch)
+        ward.begin_burial()
+        name = workdir_name(self._namespace, *ward.key)
         workdir = self._settings.work_dir / name
         certain = end_processes(workdir, executors)
-        ward.folder.remove()
-        if not certain:
-            return
         remove_tree(run_secrets.folder(name))
-        remove_tree(workdir)
+        try:
+            self._bring_in_log(ward, workdir)
+            if certain:
+                self._say_lost(ward)
+        except ControlPlaneUnavailable:
+            raise
+        except ControlPlaneError:
+            # No repetition mends that.
+            ward.folder.remove()
+            raise
+        ward.folder.remove()
+        if certain:
+            remove_tree(workdir)
+
+    def _say_lost(self, ward: Ward) -> None:
+        run_id, epoch = ward.key
         reply = self._control.complete_workflow_run(
             run_id, ward.worker_id, epoch, None, "worker_lost", RUNNER_LOST, {}
         )
         if isinstance(reply, Refused) and reply.code == "invalid_state":
             reply = self._control.release_run(run_id, ward.worker_id, epoch)
         _logger.warning("The runner of run %s was killed: %s", run_id, reply)
+
+    def _bring_in_log(self, ward: Ward, workdir: Path) -> None:
+        """Send what the runner had not sent, then store the complete log.
+
+        Neither is worth keeping the run from its end, so all but an absence of the control plane
+        is only noted.
+
+        :raises ControlPlaneUnavailable:
+        """
+        log = None
+        try:
+            log = RunLog.reopen(self._control, *ward.key, workdir) if workdir.exists() else None
+            if log is None:
+                return
+            log.start()
+            if not log.flush(lambda: ward.is_given_up):
+                _logger.warning("The log of run %s was not taken: %s", ward.key[0], log.refused)
+                return
+            self._store_log(ward, log.finish())
+        except (OSError, RunError, StorageError, zlib.error, ValueError, KeyError) as error:
+            _logger.warning("The log of run %s is not whole: %s", ward.key[0], error)
+        finally:
+            if log:
+                log.close()
+
+    def _store_log(self, ward: Ward, path: Path) -> None:
+        recorder = ArtifactRecorder(
+            make_store(self._settings, self._control),
+            self._control,
+            ward.key,
+            str(ward.folder.facts()["project"]),
+            Limits.of(self._settings),
+        )
+
+        def check() -> None:
+            if ward.is_given_up:
+                raise RunError("lease_lost", LEASE_GIVEN_UP)
+
+        recorder.record(recorder.store(LOG_KEY, path, LOG_TYPE, check=check, is_limited=False))
 
 
 def end_processes(workdir: Path, executors: Mapping[str, Executor]) -> bool:
@@ -283,12 +359,12 @@ def heartbeat(control: ControlPlane, worker_id: str, wards: list[Ward]) -> Refus
 
     :raises ControlPlaneError:
     """
-    awake = [ward for ward in wards if ward.is_awake]
+    held = [ward for ward in wards if ward.needs_lease]
     sent_at = time.monotonic()
-    reply = control.heartbeat(worker_id, [ward.key for ward in awake])
+    reply = control.heartbeat(worker_id, [ward.key for ward in held])
     if isinstance(reply, Refused):
         return reply
     answered = {(item.run_id, item.epoch): item for item in reply}
-    for ward in awake:
+    for ward in held:
         ward.hear(answered.get(ward.key), sent_at)
     return None

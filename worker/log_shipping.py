@@ -1,16 +1,15 @@
 """The way of a run's log lines: complete log, spool on disk, sending thread.
 
 See ``logs.py`` for how lines are made. The run's thread writes, one thread per run sends; they meet
-at a condition.
+at a condition. When the process of both is killed, another one goes on with what lies on disk
+(``RunLog.reopen``).
 """
 
 from __future__ import annotations
 
 import bisect
-import errno
 import json
 import logging
-import os
 import random
 import threading
 import time
@@ -21,8 +20,10 @@ from typing import NamedTuple
 
 from .control.base import ControlPlane, ControlPlaneUnavailable, JsonRows, Refused
 from .errors import RunError
+from .log_recovery import KILLED, killed_log, restore
 from .logs import LogLine, strip_ansi, to_json_lines
 from .masking import Masker
+from .spool import AppendFile, Spool
 
 _logger = logging.getLogger(__name__)
 
@@ -30,15 +31,15 @@ MAX_BATCH_LINES = 1000
 MAX_BATCH_BYTES = 256 * 1024
 #: Seconds a line may wait for company.
 BATCH_SECONDS = 0.25
-#: So much of the spool is kept after it has arrived, in case that the control plane wants it again.
-SPOOL_KEEP_BYTES = 8 * 1024 * 1024
-#: What is kept in memory when the disk is full, in bytes.
-MEMORY_BYTES = 4 * 1024 * 1024
 MAX_PAUSE = 5.0
 
 #: The artifact is for keeping, but the run's own processes want the processor, too.
 COMPRESSION_LEVEL = 4
 
+CUT = (
+    "The process that executed the run was killed here. What a step wrote then, and nobody had read"
+    " yet, is not in the log. (worker_lost)"
+)
 DISK_FULL = "The worker's disk is full: the log of the run could not be written."
 
 
@@ -48,61 +49,6 @@ class LogLimits(NamedTuple):
 
     log_bytes: int = 512 << 20
     spool_bytes: int = 256 << 20
-
-
-class AppendFile:
-    """A file that only grows and survives a full disk: what does not fit waits in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        self._size = 0
-        self._waiting = bytearray()
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far, those in memory included."""
-        return self._size + len(self._waiting)
-
-    def append(self, data: bytes) -> bool:
-        """Write; false when the disk is full and ``data`` (as much as memory may hold) waits."""
-        if len(self._waiting) + len(data) <= MEMORY_BYTES:
-            self._waiting += data
-        return self.settle()
-
-    def settle(self) -> bool:
-        """Try to write what waits in memory; true when nothing waits any more."""
-        while self._waiting:
-            try:
-                written = os.pwrite(self._descriptor, self._waiting, self._size)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                return False
-            self._size += written
-            del self._waiting[:written]
-        return True
-
-    # No model of Odoo: pylint-odoo knows methods by their names.
-    def read(self, offset: int, length: int) -> bytes:
-        """Up to ``length`` bytes from ``offset``."""
-        if offset >= self._size:
-            start = offset - self._size
-            return bytes(self._waiting[start : start + length])
-        return os.pread(self._descriptor, min(length, self._size - offset), offset)
-
-    def drop(self, length: int) -> None:
-        """Remove the first ``length`` bytes, which must have been written."""
-        kept = 0
-        while data := os.pread(self._descriptor, 1 << 20, length + kept):
-            kept += os.pwrite(self._descriptor, data, kept)
-        os.ftruncate(self._descriptor, kept)
-        self._size = kept
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
 
 class RunLog:
@@ -117,6 +63,7 @@ class RunLog:
         next_seq: int,
         masker: Masker | None = None,
         limits: LogLimits | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self._control = control
         self._run_id = run_id
@@ -127,7 +74,8 @@ class RunLog:
         self.path = directory / "run.log.gz"
         self._complete = AppendFile(self.path)
         self._compressor = zlib.compressobj(COMPRESSION_LEVEL, zlib.DEFLATED, 31)
-        self._spool = AppendFile(directory / "log.spool")
+        self._complete_lines = 0
+        self._spool = spool or Spool(directory, next_seq)
         self._disk_full_said = False
         self._limits = limits or LogLimits()
         self._limit_left = self._limits.log_bytes
@@ -142,6 +90,39 @@ class RunLog:
         self._closed = False
         name = f"log-{run_id}"
         self._thread = threading.Thread(target=self._send_loop, name=name, daemon=True)
+
+    @classmethod
+    def reopen(
+        cls, control: ControlPlane, run_id: int, epoch: int, directory: Path
+    ) -> RunLog | None:
+        """The log of a run whose process was killed, to bring in the rest of it; None when there is
+        none. May be done again, should this process be killed as well.
+
+        What is in the spool was masked before. ``finish`` gives the complete log as far as it was
+        on disk; its last line says where it was cut. Raises ``OSError``.
+        """
+        spool = Spool.reopen(directory)
+        if spool is None:
+            return None
+        killed = killed_log(directory / "run.log.gz")
+        log = cls(control, run_id, epoch, directory, spool.segments[0].first_seq, spool=spool)
+        restored = restore(killed, spool, log._add_to_complete)
+        log._written_seq += restored.rows
+        if restored.was_finished:
+            log.path = killed
+        elif not restored.is_marked:
+            log._mark_cut(restored.left_out)
+        return log
+
+    def _mark_cut(self, left_out: int) -> None:
+        """The last line of a log whose process was killed, whatever waits before it."""
+        line = LogLine(time.time_ns() // 1000, "error", CUT, {"marker": KILLED})
+        rows = to_json_lines([line])
+        if left_out:
+            rows = [self._left_out_row(left_out), *rows]
+        self._add_to_complete(line.to_text().encode())
+        self._spool.append(b"".join(rows))
+        self._written_seq += len(rows)
 
     def start(self) -> None:
         """Begin sending."""
@@ -158,12 +139,16 @@ class RunLog:
         text = "".join([line.to_text() for line in lines]).encode()
         rows = to_json_lines(lines)
         with self._condition:
-            fits = self._complete.append(self._compressor.compress(text))
+            fits = self._add_to_complete(text)
+            self._complete_lines += len(rows)
             fits = self._spool_rows(rows) and fits
             self._condition.notify_all()
             if not fits and not self._disk_full_said:
                 self._disk_full_said = True
                 raise RunError("disk_full", DISK_FULL)
+
+    def _add_to_complete(self, text: bytes) -> bool:
+        return self._complete.append(self._compressor.compress(text))
 
     def _limited(self, lines: Sequence[LogLine]) -> Sequence[LogLine]:
         """The lines as far as the limit of the whole log allows. What the worker itself says, which
@@ -190,8 +175,13 @@ class RunLog:
         if waiting > allowed:
             self._left_out += len(rows)
             return True
+        first_line = self._complete_lines - len(rows) - self._left_out
         if self._left_out:
-            rows = [self._left_out_row(), *rows]
+            rows = [self._left_out_row(self._left_out), *rows]
+        if self._spool.is_due:
+            # What the older files hold is then in the complete log on disk, which outlives them.
+            self._complete.append(self._compressor.flush(zlib.Z_SYNC_FLUSH))
+            self._spool.begin(self._written_seq + 1, first_line)
         data = b"".join(rows)
         room = self._spool.size + len(data)
         fits = self._spool.append(data)
@@ -200,8 +190,8 @@ class RunLog:
             self._left_out = 0
         return fits
 
-    def _left_out_row(self) -> bytes:
-        count = self._left_out
+    @staticmethod
+    def _left_out_row(count: int) -> bytes:
         message = (
             f"{count} lines are left out here: the control plane was away or slow, and no more may"
             " wait on the worker's disk (--spool-limit-mb). The complete log run.log.gz has them."
@@ -214,7 +204,7 @@ class RunLog:
         with self._condition:
             self._hurry = True
             if self._left_out:
-                row, self._left_out = self._left_out_row(), 0
+                row, self._left_out = self._left_out_row(self._left_out), 0
                 if self._spool.append(row):
                     self._written_seq += 1
             self._condition.notify_all()
@@ -323,12 +313,9 @@ class RunLog:
             self._offset += length
         else:
             self._rewind(next_seq)
-        # What has arrived goes as soon as it outweighs what waits: the file stays in proportion to
-        # what waits, and no byte is moved more than once on the average.
-        if self._offset > max(SPOOL_KEEP_BYTES, self._spool.size - self._offset):
-            self._spool.drop(self._offset)
-            self._offset = 0
-            self._marks.clear()
+        self._spool.release(self._offset)
+        gone = bisect.bisect_left(self._marks, self._spool.base, key=lambda mark: mark[1])
+        del self._marks[:gone]
 
     def _handle_refusal(self, reply: Refused, count: int) -> None:
         if reply.code == "log_gap" and reply.data.get("next_seq"):

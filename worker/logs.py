@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 from .masking import Masker
@@ -29,6 +29,7 @@ _ODOO_HEADER = re.compile(
 )
 #: A line that begins otherwise has no such header: a digit, or a colour code before it.
 _HEADER_BEGINS = tuple("0123456789\x1b")
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _ODOO_LEVELS = {
     "DEBUG": "debug",
     "INFO": "info",
@@ -68,6 +69,15 @@ class LogLine(NamedTuple):
         if row["message"] != self.text:
             row["metadata"] = {**self.metadata, "ansi": self.text}
         return row
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> LogLine:
+        """The line whose ``to_row`` that is."""
+        moment = datetime.fromisoformat(row["timestamp"].replace("Z", "+00:00"))
+        microseconds = (moment - _EPOCH) // timedelta(microseconds=1)
+        metadata = dict(row["metadata"])
+        text = metadata.pop("ansi", row["message"])
+        return cls(microseconds, row["level"], text, metadata)
 
     def to_text(self) -> str:
         """The line in the complete log: time, level, stream, step and text, separated by tabs.

@@ -67,12 +67,15 @@ def _contain(
     if "PATH" not in job.config["env"]:
         # The image's own search path; the worker's means nothing in there.
         job.env.pop("PATH", None)
+    # Odoo's own default: where the configuration of an image has it, the worker's user may not
+    # write, and nothing may where files are read-only.
+    data = job.workdir / "home" / ".local" / "share" / "Odoo"
+    job.env = {"ODOO_DATA_DIR": str(data), **job.env}
     job.image, job.odoo_argv, job.odoo_addons = facts, tool.odoo, ()
     writable, helpers = list(SHARED_FOLDERS), [secrets] if secrets.is_dir() else []
     if recipe:
         writable += recipe.folders
         helpers += [job.workdir / name for name in recipe.read_only_folders]
-        helpers += recipe.helpers
         for name in (*recipe.folders, *recipe.read_only_folders):
             (job.workdir / name).mkdir(mode=0o700, exist_ok=True)
     sandbox = Sandbox(
@@ -106,14 +109,16 @@ def resolve(
     """The image of a tool, pulled if need be, and the facts about it, which are in the trail then.
 
     :param what: who runs in it, with its verb: ``steps run``
-    :raises ExecutorError: it cannot be had
+    :raises RunError: it cannot be had
     """
-    image = tools.docker.resolve(
-        tool.image,
-        tool.digest,
-        say=lambda line: job.log("info", line),
-        check=job.check,
-        credentials=_credentials(tool, give_secret),
+    image = job.await_engine(
+        lambda: tools.docker.resolve(
+            tool.image,
+            tool.digest,
+            say=lambda line: job.log("info", line),
+            check=job.check,
+            credentials=_credentials(tool, give_secret),
+        )
     )
     facts = {"tool": tool.name, **image.to_dict()}
     # Now, as a worker that dies later cannot say it any more.

@@ -34,11 +34,9 @@ from .artifacts import make_store
 from .control.base import Claim, ControlPlaneError, HeartbeatRun, Refused
 from .control.connect import connect
 from .execution import Execution, Tools
-from .executors.base import ExecutorError
 from .executors.docker import DockerExecutor
 from .executors.process import ProcessExecutor
 from .guard import RunGuard
-from .recipes.base import Outcome
 from .runner_folder import Orders, RunnerFolder
 from .settings import Settings
 from .storage.base import StorageError
@@ -76,13 +74,7 @@ class Runner:
 
     def run(self) -> None:
         """Execute the run to its end; then nothing is left of it on this host."""
-        settings, docker, problem = self.settings, None, None
-        # An engine that is away concerns those alone that need it.
-        if settings.docker and self.claim.snapshot.get("tool"):
-            try:
-                docker = DockerExecutor(settings.docker_host)
-            except ExecutorError as error:
-                problem = Outcome(1, error.code, str(error))
+        settings = self.settings
         tools = Tools(
             settings,
             self._control,
@@ -92,12 +84,12 @@ class Runner:
             self.worker_id,
             self._namespace,
             is_stopping=lambda: self.folder.orders().is_draining,
-            docker=docker,
+            docker=DockerExecutor(settings.docker_host) if settings.docker else None,
         )
         self.folder.show_awake()
         thread = threading.Thread(target=self._tend, name="tend", daemon=True)
         thread.start()
-        Execution(tools, self.claim, self.guard, problem).run()
+        Execution(tools, self.claim, self.guard).run()
         self._ended.set()
         thread.join(timeout=5)
         self._control.close()

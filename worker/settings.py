@@ -201,6 +201,10 @@ class Settings:
     docker: bool = _setting(False, _flag, "run workflows that name a tool in Docker containers")
     #: The engine, on this host as it shares the work directory. Empty: DOCKER_HOST, or the usual.
     docker_host: str = _setting("", str, "address of the Docker engine, unix:///path")
+    #: After that a run that needs the engine fails. 0: at once.
+    docker_wait_seconds: float = _setting(
+        60.0, _number(0, 3600), "how long a run waits for a Docker engine that is away"
+    )
     #: Limits of a step, as far as its tool says nothing else. 0: none.
     run_memory_mb: int = _setting(4096, _number(0, 1 << 24, int), "memory of a container in MiB")
     run_cpus: float = _setting(0.0, _number(0, 1024), "processors of a container (0: all)")

@@ -25,6 +25,10 @@ class ExecutorError(Exception):
         self.code = code
 
 
+class EngineUnavailable(ExecutorError):
+    """The engine does not answer; nothing was started, and the same call may succeed later."""
+
+
 class Chunk(NamedTuple):
     """A piece of output: stdout or stderr, microseconds since the epoch, bytes."""
 
@@ -186,7 +190,7 @@ class Executor(abc.ABC):
     def start(self, spec: ProcessSpec, directory: Path) -> Handle:
         """Start ``spec``, keeping records in ``directory`` (made, must not exist).
 
-        Raises ``ExecutorError``.
+        Raises ``ExecutorError``, and leaves no ``directory`` then.
         """
 
     @abc.abstractmethod

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -31,11 +31,19 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import requests
 from docker.types import Mount, Ulimit
 
-from . import docker_images, docker_limits, docker_relays
-from .base import Chunk, Executor, ExecutorError, Handle, ProcessSpec, ProcessStatus
+from . import docker_client, docker_images, docker_limits, docker_relays
+from .base import (
+    Chunk,
+    EngineUnavailable,
+    Executor,
+    ExecutorError,
+    Handle,
+    ProcessSpec,
+    ProcessStatus,
+)
+from .docker_client import ANSWER_SECONDS, UNIX, UNREACHABLE
 from .docker_inside import Inside
 from .docker_output import OutputStream, open_log
 from .docker_relays import ROOT
@@ -48,16 +56,14 @@ LABEL = "org.odooops"
 LABEL_CONTROL_PLANE, LABEL_RUN, LABEL_EPOCH, LABEL_WORKER = (
     f"{LABEL}.{name}" for name in ("control-plane", "run", "epoch", "worker")
 )
-_UNIX = "unix://"
-DEFAULT_HOST = f"{_UNIX}/var/run/docker.sock"
-#: Seconds for an answer of the engine, and between two looks at a container that seems to live.
-ANSWER_SECONDS, LOOK_SECONDS = 60, 2.0
+#: Seconds between two looks at a container that seems to live.
+LOOK_SECONDS = 2.0
 #: Seconds an engine may be away before its containers count as lost.
 ENGINE_PATIENCE = 60.0
 #: Seconds after which the worker itself kills what the container's own watchdog should have.
 WATCHDOG_PATIENCE = 5.0
-_INIT = Path(__file__).with_name("container_init.sh")
-_UNREACHABLE = (docker.errors.DockerException, requests.RequestException)
+#: Read once: after an upgrade the file is another one, or gone.
+_INIT = Path(__file__).with_name("container_init.sh").read_text(encoding="utf-8")
 _RUNGS = ("SIGINT", "SIGTERM", "SIGKILL")
 _REASONS = ("exited", "stopped", "timeout", "lease", "process_limit", "not_started")
 
@@ -78,33 +84,35 @@ class _State:
 class DockerExecutor(Executor):
     """Containers on the engine at ``host`` (such as ``unix:///var/run/docker.sock``).
 
-    Raises ``ExecutorError`` when the engine does not answer or cannot serve.
+    The engine is connected when it is first needed: all methods that need it raise
+    ``ExecutorError`` when it cannot serve, ``EngineUnavailable`` when it does not answer.
     """
 
     name = "docker"
 
     def __init__(self, host: str = "") -> None:
-        self._host = host or os.environ.get("DOCKER_HOST") or DEFAULT_HOST
-        if not self._host.startswith(f"{_UNIX}/"):
-            raise ExecutorError(
-                f"The address of the Docker engine must be {_UNIX}/path, and {self._host} is not:"
-                " the worker needs an engine on its own host."
-            )
-        try:
-            self._client = docker.APIClient(self._host, version="auto", timeout=ANSWER_SECONDS)
-            info = self._client.info()
-        except _UNREACHABLE as error:
-            raise docker_images.explain(error, f"No containers on {self._host}") from error
-        if info.get("OSType") != "linux" or info.get("KernelVersion") != platform.release():
-            raise ExecutorError(
-                f"The Docker engine at {self._host} runs on another machine or in a virtual one;"
-                " the worker needs one that shares its folders and its clock."
-            )
-        self._info = info
+        self._host = docker_client.address(host)
         self._user = f"{os.getuid()}:{os.getgid()}"
         self._states: dict[str, _State] = {}
         self._relays: dict[int, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
+
+    def connect(self) -> None:
+        """See whether the engine is there and can serve.
+
+        :raises ExecutorError: it cannot
+        :raises EngineUnavailable: it does not answer
+        """
+        _client_and_info = self._engine
+
+    @functools.cached_property
+    def _engine(self) -> tuple[docker.APIClient, Mapping[str, Any]]:
+        """The engine's client, and what the engine tells about itself."""
+        return docker_client.connect(self._host)
+
+    @property
+    def _client(self) -> docker.APIClient:
+        return self._engine[0]
 
     def resolve(
         self,
@@ -133,7 +141,7 @@ class DockerExecutor(Executor):
     def start(self, spec: ProcessSpec, directory: Path) -> Handle:
         if spec.sandbox is None:
             raise ExecutorError("The Docker executor was given no image.")
-        docker_limits.require_kept(self._info, spec.limits)
+        docker_limits.require_kept(self._engine[1], spec.limits)
         directory.mkdir(mode=0o700, parents=True)
         # Another user's container reads and writes in them; nobody else gets into what is around.
         for name, mode in (("control", 0o755), ("end", 0o777)):
@@ -141,7 +149,7 @@ class DockerExecutor(Executor):
             (directory / name).chmod(mode if spec.sandbox.user else 0o700)
         _write_lease(directory, spec.lease_deadline)
         content = {"output_limit": spec.limits.output, "network": None, "program": spec.argv[0]}
-        container = ""
+        container, is_begun = "", False
         try:
             env, mounts, relays = docker_relays.open_all(spec, directory)
             with self._lock:
@@ -152,12 +160,17 @@ class DockerExecutor(Executor):
             container = self._create(spec, directory, env, mounts, content["network"])
             handle = Handle(self.name, directory, container=container)
             write_private(directory / "handle.json", json.dumps(handle.to_dict()))
+            is_begun = True
             self._client.start(container)
         except BaseException as error:
             self._remove(container, content["network"])
             shutil.rmtree(directory, ignore_errors=True)
-            if isinstance(error, _UNREACHABLE):
-                raise self._start_error(error, spec) from error
+            if isinstance(error, UNREACHABLE):
+                reason = self._start_error(error, spec)
+                if is_begun and isinstance(reason, EngineUnavailable):
+                    # It may have been started, and must not be a second time.
+                    reason = ExecutorError(str(reason))
+                raise reason from error
             raise
         self._states[container] = _State(output_limit=spec.limits.output)
         self._state(handle).stream = self._open(handle, 0)
@@ -171,7 +184,7 @@ class DockerExecutor(Executor):
             self._client.inspect_container(handle.container)
         except docker.errors.NotFound as error:
             raise ExecutorError("The container to adopt has been removed.") from error
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             raise docker_images.explain(error, "The container cannot be adopted") from error
         self._state(handle)
         return handle
@@ -195,7 +208,7 @@ class DockerExecutor(Executor):
         except docker.errors.NotFound:
             state.status = _lost("The container was removed while it ran, not by this worker.")
             return state.status
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             return self._unreachable(state, error)
         state.unreachable_since = None
         if found["State"]["Running"] or found["State"]["Paused"]:
@@ -270,7 +283,7 @@ class DockerExecutor(Executor):
                 if _is_over(found["Labels"], is_live):
                     self._remove("", found["Id"])
                     removed.append(found["Id"])
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             raise docker_images.explain(error, "Leftover containers cannot be removed") from error
         return removed
 
@@ -315,7 +328,7 @@ class DockerExecutor(Executor):
         )
         timeout = "" if spec.timeout is None else str(int(spec.timeout * 100))
         times = [timeout, str(int(spec.grace * 100))]
-        script = ["-c", _INIT.read_text(encoding="utf-8"), "odooops"]
+        script = ["-c", _INIT, "odooops"]
         return self._client.create_container(
             sandbox.image,
             entrypoint=["/bin/sh"],
@@ -355,7 +368,7 @@ class DockerExecutor(Executor):
         return state
 
     def _open(self, handle: Handle, skip: int) -> OutputStream:
-        path, version = self._host.removeprefix(_UNIX), self._client.api_version
+        path, version = self._host.removeprefix(UNIX), self._client.api_version
 
         def opened(follow: bool, tail: int | None) -> contextlib.AbstractContextManager[Any]:
             return open_log(path, version, handle.container, follow, tail)
@@ -414,7 +427,7 @@ class DockerExecutor(Executor):
             self._client.kill(handle.container)
         except docker.errors.APIError as error:
             _logger.debug("Not killed: %s", error)
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             # The container's own watchdog finds the same wish in its folder.
             _logger.warning("A container could not be killed: %s", error)
 
@@ -427,7 +440,7 @@ class DockerExecutor(Executor):
             if network:
                 with contextlib.suppress(docker.errors.NotFound):
                     self._client.remove_network(network)
-        except _UNREACHABLE as error:
+        except UNREACHABLE as error:
             _logger.warning("A container could not be removed: %s", error)
 
 

@@ -10,21 +10,27 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import queue
 import re
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import docker
 import requests
 
-from .base import ExecutorError
+from .base import EngineUnavailable, ExecutorError
 
 #: Asked for when an image must be pulled: {"username": ..., "password": ...} for its registry.
 Credentials = Callable[[], Mapping[str, str]]
 #: Seconds between two lines about how much of a pull is done.
 PROGRESS_SECONDS = 5.0
+#: Seconds between two looks at whether the work must stop.
+CHECK_SECONDS = 0.25
 _FULL = "no space left on device"
 _REASONS = (
     (
@@ -112,14 +118,15 @@ def program(client: docker.APIClient, image: str) -> Program:
 
 
 def explain(error: Exception, what: str) -> ExecutorError:
-    """What the engine answered, as a sentence that says what to do."""
+    """What the engine answered, as a sentence that says what to do; ``EngineUnavailable`` when it
+    did not."""
     if isinstance(error, docker.errors.APIError):
         words = str(error.explanation or error).strip().rstrip(".")
         if _FULL in words:
             code, _pattern, reason = _REASONS[0]
             return ExecutorError(f"{what}: {reason}.", code)
         return ExecutorError(f"{what}: {words}.")
-    return ExecutorError(
+    return EngineUnavailable(
         f"{what}: the Docker engine does not answer. Start it, or set --docker-host to its address."
     )
 
@@ -136,7 +143,7 @@ def resolve(
     """The image on this host, pulled when it is not there.
 
     :param say: takes lines for the run's log: the progress of a pull
-    :param check: called between them; raises when the work must stop
+    :param check: called several times a second; raises when the work must stop
     :param credentials: asked before a pull; without it none are sent
     :raises ExecutorError: with what to do about it
     """
@@ -186,19 +193,82 @@ def _pull(
         name = _repository(reference)
         version = reference[len(name) + 1 :] or "latest"
     progress = Progress(say)
+    # Without credentials of ours those of the worker's user are not taken instead.
+    pull = functools.partial(
+        client.pull, name, tag=version, stream=True, decode=True, auth_config=credentials
+    )
     try:
-        # Without credentials of ours those of the worker's user are not taken instead.
-        for item in client.pull(
-            name, tag=version, stream=True, decode=True, auth_config=credentials
-        ):
-            check()
+        for item in Background(pull).items(check):
             if item.get("error"):
                 raise pull_error(failed, item["error"])
             progress.take(item)
     except docker.errors.APIError as error:
         raise pull_error(failed, str(error.explanation or error)) from error
-    except (docker.errors.DockerException, requests.RequestException) as error:
+    except requests.RequestException as error:
+        if "timed out" not in str(error):
+            raise explain(error, failed) from error
+        raise ExecutorError(
+            f"{failed}: nothing has come of it for {client.timeout:g} seconds. Check that its"
+            " registry runs and is not overloaded, or load the image on the worker with docker"
+            " load.",
+            "registry_unavailable",
+        ) from error
+    except docker.errors.DockerException as error:
         raise explain(error, failed) from error
+
+
+class Background:
+    """Items that come from the engine while the one who waits for them listens to others, too.
+
+    They are read in a thread of their own. When nobody wants them any more, the thread closes the
+    connection, by which the engine hears of it, as soon as it gets one; a connection that is silent
+    ends with this process or by the time limit of the client.
+    """
+
+    def __init__(self, begin: Callable[[], Iterator[Mapping[str, Any]]]) -> None:
+        self._begin = begin
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=100)
+        self._is_wanted = True
+        threading.Thread(target=self._read, name="docker-pull", daemon=True).start()
+
+    def items(self, check: Callable[[], None]) -> Iterator[Mapping[str, Any]]:
+        """The items; ``check`` is called all the time, what it raises and what reading them raised
+        comes out."""
+        try:
+            while True:
+                check()
+                try:
+                    kind, value = self._queue.get(timeout=CHECK_SECONDS)
+                except queue.Empty:
+                    continue
+                if kind == "end":
+                    return
+                if kind == "error":
+                    raise value
+                yield value
+        finally:
+            self._is_wanted = False
+
+    def _read(self) -> None:
+        last: tuple[str, Any] = ("end", None)
+        try:
+            with contextlib.closing(self._begin()) as items:
+                for item in items:
+                    if not self._put("item", item):
+                        return
+        except Exception as error:
+            # It belongs to the one who waits.
+            last = ("error", error)
+        self._put(*last)
+
+    def _put(self, kind: str, value: Any) -> bool:
+        while self._is_wanted:
+            try:
+                self._queue.put((kind, value), timeout=CHECK_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
 
 
 def pull_error(failed: str, words: str) -> ExecutorError:

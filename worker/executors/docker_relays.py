@@ -21,7 +21,8 @@ from .base import ProcessSpec, Relay
 
 #: Where a container finds what we give it.
 ROOT = "/run/odooops"
-_RELAY = Path(__file__).with_name("relay.py")
+#: Read once: after an upgrade the file is another one, or gone.
+_RELAY = Path(__file__).with_name("relay.py").read_bytes()
 
 
 def open_all(
@@ -54,16 +55,20 @@ def _open(relay: Relay, folder: Path) -> subprocess.Popen[bytes]:
     with _short_path(folder) as short, socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{short}/{name}")
         listener.listen(128)
-        return subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_RELAY), str(listener.fileno()), str(folder), *target],
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-", str(listener.fileno()), str(folder), *target],
             cwd="/",
             env={"PATH": os.defpath},
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=[listener.fileno()],
         )
+    # It fits into the pipe, so nobody waits here.
+    with contextlib.suppress(BrokenPipeError), process.stdin as program:
+        program.write(_RELAY)
+    return process
 
 
 @contextlib.contextmanager

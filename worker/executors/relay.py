@@ -5,8 +5,9 @@ could not be reached through one anyway. So the container gets a folder with a U
 program, outside, hands the bytes on. It is a process of its own, so that connections outlive a
 worker that is restarted.
 
-Started as a script with: descriptor of the listening socket, the folder of the socket, the server's
-address (host and port, or the path of its socket). Ends when the folder is removed.
+Started as a program on standard input with: descriptor of the listening socket, the folder of the
+socket, the server's address (host and port, or the path of its socket). Ends when the folder is
+removed.
 """
 
 from __future__ import annotations

@@ -99,20 +99,21 @@ def _set_rlimits(limits: dict) -> None:
 
 def _oom_kills() -> int:
     """How many processes of this control group died for want of memory (0 when unknown)."""
-    with contextlib.suppress(OSError, ValueError):
-        with open("/proc/self/cgroup") as file:
-            paths = [line.strip().split(":", 2) for line in file]
-        for _number, controllers, path in paths:
-            if not controllers:
-                name = f"/sys/fs/cgroup{path}/memory.events"
-            elif "memory" in controllers.split(","):
-                name = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
-            else:
-                continue
-            with open(name) as file:
-                for line in file:
-                    if line.startswith("oom_kill "):
-                        return int(line.split()[1])
+    paths: list[list[str]] = []
+    with contextlib.suppress(OSError), open("/proc/self/cgroup") as file:
+        paths = [line.strip().split(":", 2) for line in file]
+    for _number, controllers, path in paths:
+        if not controllers:
+            name = f"/sys/fs/cgroup{path}/memory.events"
+        elif "memory" in controllers.split(","):
+            name = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
+        else:
+            continue
+        # Where both versions are mounted, only one of them counts.
+        with contextlib.suppress(OSError, ValueError), open(name) as file:
+            for line in file:
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
     return 0
 
 

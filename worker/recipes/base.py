@@ -174,8 +174,6 @@ class Recipe(abc.ABC):
     #: folders it only reads. The worker itself follows no link in what a container may write.
     folders: Sequence[str] = ()
     read_only_folders: Sequence[str] = ()
-    #: Files and folders of the worker's own that the run's processes read.
-    helpers: Sequence[Path] = ()
 
     @abc.abstractmethod
     def run(self, job: Job) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .base import Job, Outcome, Recipe
-from .pipeline import FOLDERS, HELPERS, READ_ONLY_FOLDERS, Pipeline
+from .pipeline import FOLDERS, READ_ONLY_FOLDERS, Pipeline
 
 
 class BuildRecipe(Recipe):
@@ -12,7 +12,6 @@ class BuildRecipe(Recipe):
     workflow_type = "build"
     folders = FOLDERS
     read_only_folders = READ_ONLY_FOLDERS
-    helpers = HELPERS
 
     def run(self, job: Job) -> Outcome:
         """Succeed when Odoo says 0 and its database says that every module is installed."""

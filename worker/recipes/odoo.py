@@ -20,8 +20,16 @@ from ..logs import LogLine
 from .addons import Addon
 from .base import Job
 
-#: Holds the module that Odoo loads inside a run: it answers the probe and reports test results.
-RUN_ADDONS = Path(__file__).resolve().parent / "odoo_addons"
+#: Below the run's work directory: a copy of the module that Odoo loads inside a run; it answers the
+#: probe and reports test results.
+RUN_ADDONS = "worker_addons"
+_RUN_ADDONS_SOURCE = Path(__file__).with_name("odoo_addons")
+#: Path below ``RUN_ADDONS`` → content. Read once: after an upgrade the files are others, or gone.
+_RUN_FILES = {
+    path.relative_to(_RUN_ADDONS_SOURCE): path.read_bytes()
+    for path in _RUN_ADDONS_SOURCE.rglob("*")
+    if path.is_file() and path.suffix != ".pyc"
+}
 RUN_MODULE = "odooops_run"
 _PROBE_COMMAND = "odooops_probe"
 _PROBE_MARK = "odooops_probe:"
@@ -69,6 +77,14 @@ def link_addons(job: Job, addons: Iterable[Addon]) -> Path:
     return folder
 
 
+def write_run_addons(job: Job) -> None:
+    """Write the worker's own module, see ``RUN_ADDONS``, before anything asks for it."""
+    for name, content in _RUN_FILES.items():
+        path = job.workdir / RUN_ADDONS / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
 def addons_path(job: Job, links: Path, own: Iterable[str] = ()) -> str:
     """Return the option that gives the run's Odoo its addons.
 
@@ -77,7 +93,7 @@ def addons_path(job: Job, links: Path, own: Iterable[str] = ()) -> str:
     :param own: the folders the installation's own configuration names
     """
     repository = [links] if any(links.iterdir()) else []
-    paths = [str(path) for path in (*repository, *job.odoo_addons, *own, RUN_ADDONS)]
+    paths = [str(path) for path in (*repository, *job.odoo_addons, *own, job.workdir / RUN_ADDONS)]
     return f"--addons-path={','.join(dict.fromkeys(paths))}"
 
 

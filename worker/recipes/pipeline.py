@@ -17,17 +17,26 @@ from . import addons as addons_room
 from . import odoo, requirements
 from .addons import Addon
 from .base import Job, Outcome
-from .odoo import Causes, Installation, addons_path, link_addons, probe, run_odoo, write_config
+from .odoo import (
+    Causes,
+    Installation,
+    addons_path,
+    link_addons,
+    probe,
+    run_odoo,
+    write_config,
+    write_run_addons,
+)
 
 MANIFEST_KEY = "manifest.json"
 #: What programs and PostgreSQL say when they cannot write any more.
 DISK_FULL = "No space left on device"
-_CHECKER = Path(__file__).resolve().parent / "sources.py"
+#: Read once: after an upgrade the file is another one, or gone.
+_CHECKER = Path(__file__).with_name("sources.py").read_text(encoding="utf-8")
 _CHECKER_TIMEOUT = 300.0
 #: See ``base.Recipe``.
 FOLDERS = (odoo.DATA, requirements.FOLDER)
-READ_ONLY_FOLDERS = (odoo.LINKS, odoo.CONFIG)
-HELPERS = (odoo.RUN_ADDONS, _CHECKER)
+READ_ONLY_FOLDERS = (odoo.LINKS, odoo.CONFIG, odoo.RUN_ADDONS)
 
 
 @dataclasses.dataclass
@@ -90,6 +99,7 @@ class Pipeline:
         found = addons_room.find_addons(job.checkout_dir, root_name)
         usable = [addon for addon in found.values() if addon.installable and not addon.problem]
         self.links = link_addons(job, usable)
+        write_run_addons(job)
         self.installation = probe(job, self.links, self.env)
         own = {addon.name for addon in usable}
         odoo_modules = {n: d for n, d in self.installation.modules.items() if n not in own}
@@ -149,7 +159,7 @@ class Pipeline:
         if not folders:
             return
         checkout = str(job.checkout_dir.resolve())
-        argv = [self.installation.python, "-I", str(_CHECKER), checkout, *folders]
+        argv = [self.installation.python, "-I", "-c", _CHECKER, checkout, *folders]
         answer = job.capture(argv, timeout=_CHECKER_TIMEOUT, cwd=job.workdir)
         try:
             problems = json.loads(answer.stdout) if answer.exit_code == 0 else None

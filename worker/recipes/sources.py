@@ -1,10 +1,10 @@
 """Check that the Python, XML and CSV files of modules can be read at all.
 
-This file is run as a program by the Python that runs Odoo, whose syntax counts, and in a process of
+This is run as a program (-c) by the Python that runs Odoo, whose syntax counts, and in a process of
 its own, which a malicious file may crash without harm. It uses only the standard library. The
 answer on standard output is a JSON list of {"file", "line", "message"}.
 
-    python sources.py <checkout> <module folder>...
+    python -I -c SOURCE <checkout> <module folder>...
 """
 
 import csv

@@ -15,7 +15,7 @@ from ..ports import free_port
 from .base import Job, Outcome, Recipe
 from .junit import TestResult, counts, read_results, write_junit
 from .odoo import RUN_MODULE
-from .pipeline import FOLDERS, HELPERS, READ_ONLY_FOLDERS, Pipeline
+from .pipeline import FOLDERS, READ_ONLY_FOLDERS, Pipeline
 
 JUNIT_KEY = "junit.xml"
 #: Below the run's work directory: what the run's Odoo writes about its tests.
@@ -33,7 +33,6 @@ class TestRecipe(Recipe):
     workflow_type = "test"
     folders = (*FOLDERS, RESULTS)
     read_only_folders = READ_ONLY_FOLDERS
-    helpers = HELPERS
 
     def run(self, job: Job) -> Outcome:
         """Succeed when the modules are installed, tests were run and none failed.
