@@ -96,10 +96,6 @@ class OpsRun(models.Model):
     _project_run_number_uniq = models.Constraint(
         "UNIQUE (project_id, run_number)", "This run number is taken."
     )
-    _status_known = models.Constraint(
-        "CHECK (status IN ('queued','claimed','running','succeeded','failed','canceled'))",
-        "A run has no such status.",
-    )
     # Every transition makes a new entry in each index, so there are no more of them than are
     # used. _project_run_number_uniq, read backwards, gives the newest runs of a project.
     _idempotency_key = models.UniqueIndex(

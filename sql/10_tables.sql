@@ -2,9 +2,10 @@
 -- that change every few seconds or serve only as locks, so that ops_run stays quiet.
 
 -- A lease exists only while a run is claimed or running. Heartbeats update it: no index on
--- a changing column and free space in each page keep those updates HOT.
+-- a changing column and free space in each page keep those updates HOT. No foreign key: a claim has
+-- just locked the run, a run with a lease is never deleted, and the check cost each claim a query.
 CREATE TABLE IF NOT EXISTS public.ops_run_lease (
-    run_id integer PRIMARY KEY REFERENCES public.ops_run (id) ON DELETE CASCADE,
+    run_id integer PRIMARY KEY,
     epoch integer NOT NULL,
     worker_id text NOT NULL,
     claim_token uuid UNIQUE,
@@ -14,6 +15,15 @@ CREATE TABLE IF NOT EXISTS public.ops_run_lease (
 ) WITH (fillfactor = 50);
 -- Copied at the claim, so that a batch of log lines finds its partition without the run's row.
 ALTER TABLE public.ops_run_lease ADD COLUMN IF NOT EXISTS run_queued_at timestamp;
+-- The foreign key that it once had. Asked first, because it locks the table.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_constraint c WHERE c.contype = 'f'
+               AND c.conrelid = 'public.ops_run_lease'::regclass) THEN
+        ALTER TABLE public.ops_run_lease DROP CONSTRAINT ops_run_lease_run_id_fkey;
+    END IF;
+END
+$$;
 
 -- One row per project: the mutex of claiming, and the memory that makes it fair.
 CREATE TABLE IF NOT EXISTS public.ops_project_gate (

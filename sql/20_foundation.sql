@@ -45,15 +45,15 @@ RETURN p_status IN ('succeeded', 'failed', 'canceled');
 -- The state machine, as data.
 CREATE FUNCTION is_transition(p_from text, p_to text) RETURNS boolean
 LANGUAGE sql IMMUTABLE
-RETURN (p_from, p_to) IN (
-    ('queued', 'claimed'),
-    ('queued', 'canceled'),
-    ('claimed', 'queued'),
-    ('claimed', 'running'),
-    ('claimed', 'canceled'),
-    ('running', 'succeeded'),
-    ('running', 'failed'),
-    ('running', 'canceled')
+RETURN p_from || ' to ' || p_to IN (
+    'queued to claimed',
+    'queued to canceled',
+    'claimed to queued',
+    'claimed to running',
+    'claimed to canceled',
+    'running to succeeded',
+    'running to failed',
+    'running to canceled'
 );
 
 -- SHA-256 (hex) over one line per fact, see docs/audit.md. The message comes last and as it is:

@@ -57,11 +57,13 @@ AS $$
 DECLARE
     c_chain constant text[] := '{event_seq,event_hash,write_date,write_uid}';
 BEGIN
-    IF is_terminal(OLD.status) AND to_jsonb(NEW) - c_chain <> to_jsonb(OLD) - c_chain THEN
-        RAISE EXCEPTION 'Run % has ended as % and cannot change', OLD.id, OLD.status
-            USING ERRCODE = 'check_violation';
-    END IF;
-    IF NEW.status = OLD.status THEN
+    IF is_terminal(OLD.status) THEN
+        IF to_jsonb(NEW) - c_chain <> to_jsonb(OLD) - c_chain THEN
+            RAISE EXCEPTION 'Run % has ended as % and cannot change', OLD.id, OLD.status
+                USING ERRCODE = 'check_violation';
+        END IF;
+        RETURN NEW;
+    ELSIF NEW.status = OLD.status THEN
         RETURN NEW;
     END IF;
     IF NOT is_transition(OLD.status, NEW.status) THEN

@@ -5,7 +5,8 @@
 -- only a mutex, the rows counted after it was locked are the truth, so no counter can drift.
 
 -- Projects with queued runs, the longest not served first. The recursion hops from project
--- to project in the claim index; its cost follows the projects, not their backlog.
+-- to project in the claim index; its cost follows those projects, not their backlog, nor the
+-- projects that have none.
 CREATE FUNCTION queued_projects() RETURNS integer[]
 LANGUAGE sql STABLE
 AS $$
@@ -19,12 +20,11 @@ AS $$
                     ORDER BY r.project_id LIMIT 1)
             FROM queued q WHERE q.project_id IS NOT NULL
         )
-        SELECT p.id
+        SELECT q.project_id
         FROM queued q
-        JOIN ops_project p ON p.id = q.project_id
-        JOIN ops_project_gate g ON g.project_id = p.id
-        WHERE p.active AND NOT coalesce(p.paused, false)
-        ORDER BY g.last_claimed_at, p.id)
+        WHERE q.project_id IS NOT NULL
+        ORDER BY (SELECT g.last_claimed_at FROM ops_project_gate g
+                  WHERE g.project_id = q.project_id), q.project_id)
 $$;
 
 CREATE FUNCTION claim_reply(p_run ops_run, p_lease_until timestamptz) RETURNS jsonb
@@ -86,46 +86,40 @@ DECLARE
     v_lease_until constant timestamptz :=
         clock_timestamp() + make_interval(secs => claim_lease_seconds());
     v_run record;
-    v_reply jsonb;
 BEGIN
-    SELECT r.id, r.epoch + 1 AS epoch, r.create_date INTO v_run
-    FROM ops_run r
-    WHERE r.project_id = p_project_id
-      AND r.status = 'queued'
-      AND (SELECT p.max_running FROM ops_project p WHERE p.id = p_project_id) > (
-            SELECT count(*) FROM ops_run a
-            WHERE a.project_id = p_project_id AND a.status IN ('claimed', 'running'))
-      AND r.available_at <= v_now
-      AND (r.labels IS NULL OR r.labels <@ p_labels)
-      AND (r.concurrency_group IS NULL OR (
-            -- Asked first, once for all: a long backlog of a busy group costs no search each.
-            r.concurrency_group <> ALL (ARRAY(
-                SELECT a.concurrency_group FROM ops_run a
-                WHERE a.project_id = p_project_id
-                  AND a.status IN ('claimed', 'running')
-                  AND a.concurrency_group IS NOT NULL))
-            AND r.id = group_head(p_project_id, r.concurrency_group)))
-    ORDER BY r.priority DESC, r.available_at, r.id
-    LIMIT 1
-    FOR NO KEY UPDATE SKIP LOCKED;
+    UPDATE ops_run c SET status = 'claimed', epoch = c.epoch + 1, claimed_by = p_worker_id,
+                         claimed_at = v_now, write_date = v_now
+    WHERE c.id = (
+        SELECT r.id FROM ops_run r
+        WHERE r.project_id = p_project_id
+          AND r.status = 'queued'
+          AND (SELECT p.max_running FROM ops_project p
+               WHERE p.id = p_project_id AND p.active AND NOT coalesce(p.paused, false)) > (
+                SELECT count(*) FROM ops_run a
+                WHERE a.project_id = p_project_id AND a.status IN ('claimed', 'running'))
+          AND r.available_at <= v_now
+          AND (r.labels IS NULL OR r.labels <@ p_labels)
+          AND (r.concurrency_group IS NULL OR (
+                -- Asked first, once for all: a long backlog of a busy group costs no search each.
+                r.concurrency_group <> ALL (ARRAY(
+                    SELECT a.concurrency_group FROM ops_run a
+                    WHERE a.project_id = p_project_id
+                      AND a.status IN ('claimed', 'running')
+                      AND a.concurrency_group IS NOT NULL))
+                AND r.id = group_head(p_project_id, r.concurrency_group)))
+        ORDER BY r.priority DESC, r.available_at, r.id
+        LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED)
+    RETURNING c.id, c.epoch, c.create_date, claim_reply(c, v_lease_until) AS reply INTO v_run;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
     INSERT INTO ops_run_lease
         (run_id, epoch, worker_id, claim_token, lease_until, run_queued_at)
-    VALUES (v_run.id, v_run.epoch, p_worker_id, p_claim_token, v_lease_until, v_run.create_date)
-    ON CONFLICT (claim_token) DO NOTHING;
-    IF NOT FOUND THEN
-        -- An earlier call with the same token, whose reply was lost, was committed just now.
-        RETURN claimed_before(p_worker_id, p_claim_token);
-    END IF;
-    UPDATE ops_run r SET status = 'claimed', epoch = v_run.epoch, claimed_by = p_worker_id,
-                         claimed_at = v_now, write_date = v_now
-    WHERE r.id = v_run.id
-    RETURNING claim_reply(r, v_lease_until) INTO v_reply;
+    VALUES (v_run.id, v_run.epoch, p_worker_id, p_claim_token, v_lease_until, v_run.create_date);
     UPDATE ops_project_gate SET last_claimed_at = clock_timestamp()
     WHERE project_id = p_project_id;
-    RETURN v_reply;
+    RETURN v_run.reply;
 END
 $$;
 
@@ -176,6 +170,40 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
+-- The head of the project that has not been served for longest, among the first few: found without
+-- a list of all projects. They are asked one by one whether they have queued runs, and only so
+-- many, as where most have none the list is faster. NULL when that gave nothing; then the list is
+-- asked.
+CREATE FUNCTION claim_first(p_worker_id text, p_labels jsonb, p_claim_token uuid) RETURNS jsonb
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_project_id integer;
+BEGIN
+    SELECT g.project_id INTO v_project_id FROM ops_project_gate g
+    WHERE g.project_id = ANY (ARRAY(
+        SELECT f.project_id
+        -- All gates, but by the index: it leads to the living rows alone. A long transaction leaves
+        -- pages of dead ones behind, as each claim makes one, and a scan of the table reads them.
+        FROM (SELECT project_id FROM ops_project_gate WHERE project_id > 0
+              ORDER BY last_claimed_at, project_id LIMIT 30) f
+        -- No EXISTS: as a join it would read the whole queue.
+        WHERE (SELECT r.id FROM ops_run r
+               WHERE r.status = 'queued' AND r.project_id = f.project_id
+                 AND (SELECT p.active AND NOT coalesce(p.paused, false)
+                      FROM ops_project p WHERE p.id = f.project_id)
+               LIMIT 1) IS NOT NULL
+        LIMIT 3))
+    ORDER BY g.last_claimed_at, g.project_id
+    LIMIT 1
+    FOR NO KEY UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        RETURN claim_head(v_project_id, p_worker_id, p_labels, p_claim_token);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
 -- The next run for this worker. The same claim token gives the same run again, so that a
 -- worker whose reply was lost does not strand it.
 CREATE FUNCTION claim_next_run(
@@ -185,8 +213,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqsca
 AS $$
 DECLARE
     v_refusal constant jsonb := coalesce(
-        worker_problem(), worker_id_problem(p_worker_id),
-        CASE WHEN p_labels <> '{}' THEN labels_problem(p_labels) END);
+        worker_problem(), CASE WHEN p_labels <> '{}' THEN labels_problem(p_labels) END);
     v_labels constant jsonb := to_jsonb(coalesce(p_labels, '{}'));
     v_projects integer[];
     v_pass record;
@@ -196,6 +223,8 @@ BEGIN
         RETURN v_refusal;
     END IF;
     IF p_claim_token IS NOT NULL THEN
+        -- A repeat waits here for the call that it repeats, and then finds what that brought.
+        PERFORM pg_advisory_xact_lock(hashtext('odooops.claim'), hashtext(p_claim_token::text));
         v_reply := claimed_before(p_worker_id, p_claim_token);
         IF v_reply IS NOT NULL THEN
             RETURN v_reply;
@@ -203,19 +232,26 @@ BEGIN
     END IF;
     -- A worker that never registered (psql, a script) is listed all the same.
     IF NOT EXISTS (SELECT FROM ops_worker w WHERE w.worker_id = p_worker_id) THEN
-        PERFORM register_worker(p_worker_id, NULL, p_labels);
+        v_reply := register_worker(p_worker_id, NULL, p_labels);
+        IF v_reply ->> 'success' = 'false' THEN
+            RETURN v_reply;
+        END IF;
     END IF;
-    v_projects := queued_projects();
-    v_pass := claim_pass(v_projects, p_worker_id, v_labels, p_claim_token);
-    IF v_pass.reply IS NULL AND v_pass.busy THEN
-        v_pass := claim_patiently(v_projects, p_worker_id, v_labels, p_claim_token);
+    v_reply := claim_first(p_worker_id, v_labels, p_claim_token);
+    IF v_reply IS NULL THEN
+        v_projects := queued_projects();
+        v_pass := claim_pass(v_projects, p_worker_id, v_labels, p_claim_token);
+        IF v_pass.reply IS NULL AND v_pass.busy THEN
+            v_pass := claim_patiently(v_projects, p_worker_id, v_labels, p_claim_token);
+        END IF;
+        v_reply := v_pass.reply;
     END IF;
-    IF v_pass.reply IS NOT NULL THEN
+    IF v_reply IS NOT NULL THEN
         -- Nobody waits for the disk under a project's gate. A claim that a crash takes back has
         -- begun nothing: its worker is refused at the start, which does wait, and with it for
         -- everything before it.
         PERFORM set_config('synchronous_commit', 'off', true);
-        RETURN v_pass.reply;
+        RETURN v_reply;
     END IF;
     RETURN jsonb_build_object(
         'success', true, 'run_id', NULL,

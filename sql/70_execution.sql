@@ -47,39 +47,48 @@ BEGIN
 END
 $$;
 
--- claimed → running; from here on the lease lives by heartbeats.
+-- claimed → running; from here on the lease lives by heartbeats. The holder's first call, which is
+-- nearly every one, is judged by the statement that
+-- begins the run: a claimed run names its holder. Any
+-- other call gets the lock first and then its reason, or the same reply once more.
 CREATE FUNCTION start_workflow_run(
     p_run_id integer, p_worker_id text, p_epoch integer DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
+    v_now constant timestamp := utc_now();
     v_run record;
     v_lease record;
-    v_refusal jsonb;
+    v_refusal jsonb := worker_problem();
 BEGIN
-    IF worker_problem() IS NOT NULL THEN
-        RETURN worker_problem();
-    END IF;
-    SELECT r.status, r.started_at, r.deadline, run_timeout_seconds(r.snapshot) AS timeout
-    INTO v_run FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
-    v_refusal := coalesce(worker_id_problem(p_worker_id),
-                          holder_problem(p_run_id, p_worker_id, p_epoch));
     IF v_refusal IS NOT NULL THEN
         RETURN v_refusal;
     END IF;
-    IF v_run.status = 'claimed' THEN
-        v_run.started_at := utc_now();
-        v_run.deadline := v_run.started_at + make_interval(
-            secs => v_run.timeout + deadline_grace_seconds());
-        UPDATE ops_run SET status = 'running', started_at = v_run.started_at,
-                           deadline = v_run.deadline, write_date = v_run.started_at
-        WHERE id = p_run_id;
+    UPDATE ops_run r
+    SET status = 'running', started_at = v_now, write_date = v_now,
+        deadline = v_now + make_interval(
+            secs => run_timeout_seconds(r.snapshot) + deadline_grace_seconds())
+    -- A CASE keeps the planner from the partial indexes of a status, which seem to be empty.
+    WHERE r.id = p_run_id AND CASE WHEN r.status = 'claimed'
+        THEN r.claimed_by = p_worker_id AND r.epoch = coalesce(p_epoch, r.epoch) END
+    RETURNING r.started_at, r.deadline INTO v_run;
+    IF FOUND THEN
         UPDATE ops_run_lease l
         SET lease_until = clock_timestamp() + make_interval(secs => run_lease_seconds())
         WHERE l.run_id = p_run_id
         RETURNING l.lease_until, l.next_log_seq INTO v_lease;
     ELSE
+        SELECT r.status, r.started_at, r.deadline INTO v_run
+        FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
+        v_refusal := coalesce(worker_id_problem(p_worker_id),
+                              holder_problem(p_run_id, p_worker_id, p_epoch));
+        IF v_refusal IS NOT NULL THEN
+            RETURN v_refusal;
+        ELSIF v_run.status = 'claimed' THEN
+            -- Claimed by this worker since the look above; now it is locked.
+            RETURN start_workflow_run(p_run_id, p_worker_id, p_epoch);
+        END IF;
         SELECT l.lease_until, l.next_log_seq INTO v_lease
         FROM ops_run_lease l WHERE l.run_id = p_run_id;
     END IF;
@@ -132,22 +141,30 @@ BEGIN
 END
 $$;
 
--- Into a terminal state, with the lease closed and the retry that the workflow asks for.
+-- Into a terminal state, with the lease closed and the retry that the workflow asks for. With an
+-- epoch only a running run that its worker holds under it, else NULL; without, the caller has
+-- locked the run and looked.
 CREATE FUNCTION finish_run(
     p_run_id integer, p_status text, p_exit_code integer, p_error_code text,
-    p_error_message text, p_metadata jsonb
+    p_error_message text, p_metadata jsonb, p_worker_id text DEFAULT NULL,
+    p_epoch integer DEFAULT NULL
 ) RETURNS jsonb
 LANGUAGE plpgsql
 AS $$
 DECLARE
     v_now constant timestamp := utc_now();
 BEGIN
-    DELETE FROM ops_run_lease WHERE run_id = p_run_id;
     UPDATE ops_run r SET
         status = p_status, exit_code = p_exit_code, error_code = p_error_code,
         error_message = p_error_message, finished_at = v_now, write_date = v_now,
         metadata = coalesce(r.metadata, '{}') || coalesce(p_metadata, '{}')
-    WHERE r.id = p_run_id;
+    -- CASE for the reason given at start_workflow_run.
+    WHERE r.id = p_run_id AND CASE WHEN p_epoch IS NULL THEN true WHEN r.status = 'running'
+        THEN r.epoch = p_epoch AND r.claimed_by = coalesce(p_worker_id, r.claimed_by) END;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    DELETE FROM ops_run_lease WHERE run_id = p_run_id;
     RETURN jsonb_strip_nulls(jsonb_build_object(
         'success', true,
         'status', p_status,
@@ -157,8 +174,38 @@ BEGIN
 END
 $$;
 
--- The end of the work. The exit code is the result: 0 and no error is success. A repeat by
--- the epoch that ended the run is a success without effect.
+-- Why a completion was not accepted, or the reply once more: a repeat by the epoch that ended the
+-- run is a success without effect. The run stays locked.
+CREATE FUNCTION completion_reply(
+    p_run_id integer, p_worker_id text, p_epoch integer, p_problem jsonb, p_canceled boolean
+) RETURNS jsonb
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_run record;
+BEGIN
+    SELECT r.run_number, r.status, r.epoch, r.claimed_by, r.exit_code, r.finished_at,
+           r.cancel_requested_at IS NOT NULL AS is_canceling INTO v_run
+    FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
+    IF is_terminal(v_run.status) AND v_run.epoch = p_epoch
+       AND coalesce(p_worker_id, v_run.claimed_by) = v_run.claimed_by THEN
+        RETURN jsonb_build_object(
+            'success', true, 'status', v_run.status, 'exit_code', v_run.exit_code,
+            'finished_at', v_run.finished_at AT TIME ZONE 'UTC', 'repeated', true);
+    END IF;
+    RETURN coalesce(
+        holder_problem(p_run_id, p_worker_id, p_epoch),
+        CASE WHEN v_run.status <> 'running' THEN refuse('invalid_state', format(
+            'Run #%s is %s; only a running run can be completed.', v_run.run_number, v_run.status))
+        END,
+        p_problem,
+        CASE WHEN p_canceled AND NOT v_run.is_canceling THEN
+            refuse('invalid_state', 'Nobody asked to cancel this run.') END);
+END
+$$;
+
+-- The end of the work. The exit code is the result: 0 and no error is success. The holder's own
+-- call, which is nearly every one, is judged by the statement that ends the run.
 CREATE FUNCTION complete_workflow_run(
     p_run_id integer,
     p_exit_code integer,
@@ -171,55 +218,41 @@ CREATE FUNCTION complete_workflow_run(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off
 AS $$
 DECLARE
-    v_run record;
-    v_error_code text := nullif(p_error_code, '');
-    v_refusal jsonb;
+    v_error_code constant text := coalesce(
+        nullif(p_error_code, ''), CASE WHEN p_exit_code <> 0 THEN 'exit_code' END);
+    v_status constant text := CASE WHEN v_error_code IS NULL THEN 'succeeded'
+        WHEN v_error_code = 'canceled' THEN 'canceled' ELSE 'failed' END;
+    v_message constant text := CASE WHEN v_error_code IS NOT NULL THEN
+        coalesce(nullif(p_error_message, ''),
+                 format('The run ended with exit code %s.', p_exit_code)) END;
+    v_problem constant jsonb := completion_problem(
+        p_exit_code, p_error_message, v_error_code, p_metadata);
+    v_reply jsonb := worker_problem();
 BEGIN
-    IF worker_problem() IS NOT NULL THEN
-        RETURN worker_problem();
+    IF v_reply IS NOT NULL THEN
+        RETURN v_reply;
     END IF;
-    SELECT r.run_number, r.status, r.epoch, r.claimed_by, r.error_code, r.exit_code,
-           r.finished_at, r.cancel_requested_at INTO v_run
-    FROM ops_run r WHERE r.id = p_run_id FOR NO KEY UPDATE;
-    IF is_terminal(v_run.status) AND v_run.epoch = p_epoch
-       AND coalesce(p_worker_id, v_run.claimed_by) = v_run.claimed_by THEN
-        RETURN jsonb_build_object(
-            'success', true, 'status', v_run.status, 'exit_code', v_run.exit_code,
-            'finished_at', v_run.finished_at AT TIME ZONE 'UTC', 'repeated', true);
+    IF v_problem IS NULL AND p_epoch IS NOT NULL AND v_status <> 'canceled' THEN
+        v_reply := finish_run(p_run_id, v_status, p_exit_code, v_error_code, v_message,
+                              p_metadata, p_worker_id, p_epoch);
     END IF;
-    v_refusal := coalesce(
-        holder_problem(p_run_id, p_worker_id, p_epoch),
-        completion_problem(v_run.run_number, v_run.status, v_run.cancel_requested_at IS NOT NULL,
-                           p_exit_code, p_error_message, v_error_code, p_metadata));
-    IF v_refusal IS NOT NULL THEN
-        RETURN v_refusal;
-    END IF;
-    IF p_exit_code = 0 AND v_error_code IS NULL THEN
-        RETURN finish_run(p_run_id, 'succeeded', 0, NULL, NULL, p_metadata);
-    END IF;
-    RETURN finish_run(
-        p_run_id, CASE v_error_code WHEN 'canceled' THEN 'canceled' ELSE 'failed' END,
-        p_exit_code, coalesce(v_error_code, 'exit_code'),
-        coalesce(nullif(p_error_message, ''), format('The run ended with exit code %s.', p_exit_code)),
-        p_metadata);
+    RETURN coalesce(
+        v_reply,
+        completion_reply(p_run_id, p_worker_id, p_epoch, v_problem, v_status = 'canceled'),
+        finish_run(p_run_id, v_status, p_exit_code, v_error_code, v_message, p_metadata));
 END
 $$;
 
 CREATE FUNCTION completion_problem(
-    p_run_number integer, p_status text, p_canceling boolean, p_exit_code integer,
-    p_error_message text, p_error_code text, p_metadata jsonb
+    p_exit_code integer, p_error_message text, p_error_code text, p_metadata jsonb
 ) RETURNS jsonb
 LANGUAGE sql STABLE
 AS $$
     SELECT CASE
-        WHEN p_status <> 'running' THEN refuse('invalid_state', format(
-            'Run #%s is %s; only a running run can be completed.', p_run_number, p_status))
         WHEN p_exit_code IS NULL AND p_error_code IS NULL THEN refuse('invalid_input',
             'exit_code or error_code must say how the run ended')
         WHEN p_error_code !~ '^[a-z][a-z_]{0,63}$' THEN refuse('invalid_input',
             'error_code must be a word of lower-case letters and underscores')
-        WHEN p_error_code = 'canceled' AND NOT p_canceling THEN
-            refuse('invalid_state', 'Nobody asked to cancel this run.')
         WHEN octet_length(p_error_message) > 65536 THEN refuse('invalid_input',
             'error_message must not exceed 65536 bytes')
         WHEN jsonb_typeof(p_metadata) <> 'object' OR octet_length(p_metadata::text) > 1048576

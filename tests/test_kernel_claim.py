@@ -183,6 +183,30 @@ class TestKernelClaim(KernelCase):
         first_two = [self.claim(worker_id)["run_id"] for _ in range(2)]
         self.assertIn(lone, first_two)
 
+    def test_a_project_behind_many_that_give_nothing_is_found(self):
+        """A claim asks the first of the projects at once, and then all that have queued runs."""
+        for _ in range(35):
+            self.make_project()
+        for number in range(4):
+            project = self.make_project(max_running=1, paused=number == 3)
+            workflow = self.make_workflow(project)
+            for _ in range(2):
+                self.queue(workflow)
+        worker_id = self.worker()
+        full = {self.claim(worker_id)["project_id"] for _ in range(3)}
+        self.assertEqual(len(full), 3)
+        run_id = self.queue()
+        self.db.rows(
+            "UPDATE ops_project_gate SET last_claimed_at = '-infinity' WHERE project_id = ANY(%s)",
+            list(full),
+        )
+        self.db.rows(
+            "UPDATE ops_project_gate SET last_claimed_at = clock_timestamp() WHERE project_id = %s",
+            self.project,
+        )
+        self.assertEqual(self.claim(worker_id)["run_id"], run_id)
+        self.assertIsNone(self.claim(worker_id)["run_id"])
+
     def test_a_busy_gate_does_not_read_as_an_empty_queue(self):
         run_id = self.queue()
         other = self.connect()

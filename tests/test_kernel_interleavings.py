@@ -108,14 +108,11 @@ class TestKernelInterleavings(KernelCase):
         self.first.rows("BEGIN")
         claimed = self.first.call("claim_next_run", **again)
         self.assertEqual(claimed["run_id"], run_id)
-        # The other project's gate is free: the same token comes to stand at a second lease.
+        # The other project's gate is free, and would give the same token a second run.
         waiting = self.in_background(self.second, "claim_next_run", **again)
         self.wait_until_blocked(self.second, by=self.first)
         self.first.rows("COMMIT")
         reply = waiting.result(30)
-        if reply["run_id"] is None:
-            self.assertIn("busy", reply["message"])
-            reply = self.db.call("claim_next_run", **again)
         self.assertEqual((reply["run_id"], reply["epoch"]), (run_id, claimed["epoch"]))
         held = self.db.value(
             "SELECT count(*) FROM ops_run_lease WHERE worker_id = %s", again["worker_id"]
