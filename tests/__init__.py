@@ -85,6 +85,7 @@ from . import test_worker_log_recovery
 from . import test_worker_log_shipping
 from . import test_worker_logs
 from . import test_worker_masking
+from . import test_worker_nursery
 from . import test_worker_recipes_addons
 from . import test_worker_recipes_odoo
 from . import test_worker_recipes_results

@@ -80,7 +80,7 @@ from .executors.choice import offered_labels
 from .executors.docker import DockerExecutor
 from .executors.process import ProcessExecutor, kill_marked
 from .keeper import Keeper, Ward, heartbeat
-from .runner import LOG_FORMAT
+from .nursery import LOG_FORMAT
 from .settings import Settings
 from .storage.base import StorageError, StoreUnavailable
 

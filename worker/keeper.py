@@ -36,7 +36,8 @@ from .errors import RunError
 from .execution import remove_tree, workdir_name
 from .executors.base import Executor, ExecutorError
 from .log_shipping import RunLog
-from .runner import LEASE_GIVEN_UP, MAX_MESSAGE, READY, orders_of
+from .nursery import MAX_MESSAGE, READY
+from .runner import LEASE_GIVEN_UP, orders_of
 from .runner_folder import RunnerFolder
 from .settings import Settings
 from .storage.base import StorageError
@@ -57,7 +58,7 @@ spec = importlib.util.spec_from_file_location(
     "odooops_worker", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
 sys.modules["odooops_worker"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from odooops_worker.runner import nursery
+from odooops_worker.nursery import nursery
 nursery(int(sys.argv[2]))
 """
 

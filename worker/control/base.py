@@ -229,5 +229,12 @@ class ControlPlane(abc.ABC):
         """
 
     @abc.abstractmethod
+    def prepare(self) -> None:
+        """Do in advance what the first call would wait for. Changes nothing.
+
+        Raises ``ControlPlaneError``.
+        """
+
+    @abc.abstractmethod
     def close(self) -> None:
         """Release all connections."""

@@ -132,6 +132,10 @@ class RpcControlPlane(KernelCalls):
             **({"ca_certs": store_ca} if store_ca else {}),
         )
 
+    def prepare(self) -> None:
+        # The server keeps its connections to the database ready itself.
+        pass
+
     def close(self) -> None:
         self._http.clear()
         self._stores.clear()

@@ -70,6 +70,11 @@ class SqlControlPlane(KernelCalls):
         self._schema: str | None = None
         self._closed = False
 
+    def prepare(self) -> None:
+        # A new connection's server process first reads its catalogs and compiles what it is asked:
+        # with a run that is not there.
+        self.start_workflow_run(0, "nobody", 0)
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
