@@ -38,6 +38,7 @@
     "demo": ["demo/ops_demo.xml"],
     "assets": {
         "web.assets_backend": ["odooops/static/src/**/*"],
+        "web.assets_unit_tests": ["odooops/static/tests/**/*.test.js"],
         "web.assets_tests": ["odooops/static/tests/tours/**/*"],
     },
     "uninstall_hook": "uninstall_hook",

@@ -19,7 +19,7 @@ from ..worker.storage.base import (
     StoreUnavailable,
     content_disposition,
 )
-from .dispatcher import answer_get
+from .dispatcher import answer_get, get_route
 from .parameters import INT4_MAX
 from .protocol import RpcError
 
@@ -29,14 +29,7 @@ FORBIDDEN = "There is no such artifact, or your role does not allow that."
 
 
 class OpsArtifacts(http.Controller):
-    @http.route(
-        "/ops/artifacts/<int:artifact_id>",
-        type="http",
-        auth="public",
-        methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-        csrf=False,
-        save_session=False,
-    )
+    @get_route("/ops/artifacts/<int:artifact_id>")
     def download(self, artifact_id, inline=None, **_query):
         """The bytes, or a redirect to them, with ``X-Checksum-SHA256``; answers to Range, too.
 

@@ -6,21 +6,14 @@ from odoo.http import request
 from odoo.modules.registry import Registry
 
 from ..models.audit_export import export_bytes
-from .dispatcher import answer_get
+from .dispatcher import answer_get, get_route
 from .protocol import RpcError
 
 FORBIDDEN = "There is no such project, or your role does not allow that."
 
 
 class OpsAudit(http.Controller):
-    @http.route(
-        "/ops/audit/export",
-        type="http",
-        auth="public",
-        methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
-        csrf=False,
-        save_session=False,
-    )
+    @get_route("/ops/audit/export")
     def export(self, project=None, **_query):
         """Of one project, for its administrators and owners; without ``project`` of all, for
         platform administrators."""

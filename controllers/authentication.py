@@ -53,7 +53,7 @@ def authenticate_worker():
     # Nobody in particular: what a token may call is no matter of a user's rights.
     request.update_env(user=SUPERUSER_ID)
     request.session.can_save = False
-    return token.with_env(request.env)
+    return token.with_env(request.env).with_context(ops_token_text=_bearer())
 
 
 def _bearer():

@@ -69,6 +69,19 @@ def make_error_response(document, error, headers=None):
     return make_response(document, error.http_status, headers)
 
 
+def get_route(path):
+    """The route of a plain GET that :func:`answer_get` answers. All other HTTP methods come to it
+    as well: Odoo's own refusal of them would be HTML."""
+    return http.route(
+        path,
+        type="http",
+        auth="public",
+        methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        csrf=False,
+        save_session=False,
+    )
+
+
 def answer_get(answer):
     """Answer a GET outside JSON-RPC, of whoever brings a key or is logged in.
 

@@ -57,16 +57,27 @@ def open_store(env, kind):
     return open_bucket(parameters)
 
 
+def kind_of_uploads(env):
+    """The kind of store into which workers without one upload: the bucket where one is set up."""
+    return "s3" if s3_parameters(env) else "filesystem"
+
+
 def open_uploads(env):
-    """The way into the store for workers that have none: the bucket where one is set up.
+    """The way into the store for workers that have none.
 
     :raise StorageError: its settings are wrong
     """
-    if s3_parameters(env):
+    kind = kind_of_uploads(env)
+    return uploads_into(open_store(env, kind), kind)
+
+
+def uploads_into(store, kind):
+    """The way of uploads into a store of :func:`open_store`."""
+    if kind == "s3":
         from ..worker.storage.s3_uploads import S3Uploads  # as below
 
-        return S3Uploads(open_store(env, "s3"))
-    return FilesystemUploads(open_store(env, "filesystem"))
+        return S3Uploads(store)
+    return FilesystemUploads(store)
 
 
 def open_bucket(parameters):

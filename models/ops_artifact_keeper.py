@@ -19,6 +19,7 @@ from odoo.tools import SQL
 
 from ..worker.storage.base import ObjectMissing, StorageError, StoreUnavailable
 from . import artifact_store
+from .artifact_store import uploads_into
 
 _logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class OpsArtifactKeeper(models.AbstractModel):
     def _kinds(self):
         """The kinds of stores that hold something, or could."""
         used = self.env["ops.run.artifact"].sudo()._read_group([], ["store"])
+        with self._committed() as cr:
+            cr.execute("SELECT DISTINCT store FROM ops_run_upload")
+            used += cr.fetchall()
         return sorted({kind for (kind,) in used} | ({"s3"} & self._configured()))
 
     def _configured(self):
@@ -78,6 +82,7 @@ class OpsArtifactKeeper(models.AbstractModel):
                 break
         else:
             self.env.ref("odooops.ir_cron_expire_artifacts").sudo()._trigger()
+        self._remove_lapsed_uploads(stores, until)
         before = datetime.now(timezone.utc) - UPLOAD_AGE
         for kind, store in stores.items():
             try:
@@ -123,6 +128,43 @@ class OpsArtifactKeeper(models.AbstractModel):
                 kernel._execute(cr, "expire_artifact", {"artifact_id": row["id"]})
                 done += 1
         return len(rows), done, max((row["id"] for row in rows), default=after_id)
+
+    def _remove_lapsed_uploads(self, stores, until):
+        """Remove what workers have put into the store and nobody can record any more.
+
+        :param until: of the monotonic clock, when no further batch begins
+        """
+        count, last_id = BATCH, 0
+        while count == BATCH and time.monotonic() < until:
+            count, last_id = self._remove_lapsed_batch(stores, last_id)
+
+    def _remove_lapsed_batch(self, stores, after_id):
+        """(rows seen, highest id)"""
+        kernel = self.env["ops.kernel"]
+        with self._committed() as cr:
+            call = kernel._invocation("next_lapsed_uploads", {"after_id": after_id, "limit": BATCH})
+            cr.execute(SQL("SELECT * FROM %s", call))
+            rows = cr.dictfetchall()
+            for row in rows:
+                store = stores.get(row["store"])
+                if store is None:
+                    continue
+                try:
+                    if row["upload_id"]:
+                        uploads_into(store, row["store"]).abort(row["place"], row["upload_id"])
+                    if not row["recorded"]:
+                        store.delete(store.url_of(row["place"]))
+                except StorageError as error:
+                    _logger.warning("an upload of run %s stays: %s", row["run_id"], error)
+                    if isinstance(error, StoreUnavailable):
+                        stores[row["store"]] = None
+                    continue
+                kernel._execute(cr, "forget_upload", {"upload_row_id": row["id"]})
+                if not row["recorded"]:
+                    _logger.info(
+                        "removed %s, which run %s left", row["artifact_key"], row["run_id"]
+                    )
+        return len(rows), max((row["id"] for row in rows), default=after_id)
 
     @contextmanager
     def _committed(self):

@@ -2,8 +2,9 @@
 
 Each call is judged anew: the caller must hold the run under its current epoch. The place in the
 store is the kernel's to name; the worker sends only the name of the artifact, and learns where each
-part of the file goes. Nothing is kept about an upload between two calls: an upload id opens nothing
-but the place of the run and the name that come with it.
+part of the file goes. An upload id opens nothing but the place of the run and the name that come
+with it. The kernel counts what may have arrived and is not recorded (``sql/83_uploads.sql``), and
+the keeper removes it when the run has ended.
 """
 
 import errno
@@ -32,8 +33,15 @@ from .ops_run_artifact import CONTENT_TYPE
 _logger = logging.getLogger(__name__)
 
 # Parameters of the system, in MiB. The bounds keep a part below what a request may hold.
-LIMITS = {"artifact_limit_mb": (10_240, 262_144), "run_artifacts_limit_mb": (51_200, 52_428_800)}
+LIMITS = {
+    "artifact_limit_mb": (10_240, 262_144),
+    "run_artifacts_limit_mb": (51_200, 52_428_800),
+    # What a worker token may have in the store without a record of it.
+    "worker_uploads_limit_mb": (102_400, 52_428_800),
+}
 MIB = 1 << 20
+# In place of the id of an upload in parts: the whole file in one request.
+AT_ONCE = ""
 # The complete log does not count; its worker bounds it.
 LOG_LIMIT = 10_240 * MIB
 # Its code for programs; the sentence is the error's own, as it names the artifact only.
@@ -82,8 +90,14 @@ class OpsArtifactUpload(models.AbstractModel):
             if size_bytes is not None and checksum and size_bytes <= self._part_size():
                 request = uploads.at_once(key, size_bytes, checksum, content_type)
                 if request:
+                    self._admit(run_id, artifact_key, key, AT_ONCE, size_bytes, is_new=True)
                     return {**reply, "request": self._as_dict(request, run_id, epoch, artifact_key)}
             upload_id = uploads.begin(key, content_type)
+            try:
+                self._admit(run_id, artifact_key, key, upload_id, 0, is_new=True)
+            except UploadRefused:
+                uploads.abort(key, upload_id)
+                raise
             return {**reply, "upload_id": upload_id, "part_size": self._part_size()}
 
     @api.model
@@ -94,6 +108,7 @@ class OpsArtifactUpload(models.AbstractModel):
         if size_bytes > self._part_size():
             raise _refuse("invalid_input", "size_bytes must not exceed the size of a part.")
         key = self._place(run_id, epoch, artifact_key, end)
+        self._admit(run_id, artifact_key, key, upload_id, end)
         with self._uploads(key) as uploads:
             request = uploads.part(key, upload_id, part_number, size_bytes, checksum)
             return {"success": True, "request": self._as_dict(request, run_id, epoch, artifact_key)}
@@ -108,6 +123,7 @@ class OpsArtifactUpload(models.AbstractModel):
             if upload_id:
                 found = [Part(part["part_number"], part["checksum"], part["tag"]) for part in parts]
                 stored = uploads.complete(key, upload_id, found, size_bytes, checksum)
+                self._end(run_id, artifact_key, upload_id, is_complete=True)
             else:
                 stored = uploads.complete_at_once(
                     key, size_bytes, checksum, tag, may_remove=not is_recorded
@@ -119,6 +135,7 @@ class OpsArtifactUpload(models.AbstractModel):
         key = self._place(run_id, epoch, artifact_key, 0)
         with self._uploads(key) as uploads:
             uploads.abort(key, upload_id)
+        self._end(run_id, artifact_key, upload_id, is_complete=False)
         return {"success": True}
 
     @api.model
@@ -131,6 +148,7 @@ class OpsArtifactUpload(models.AbstractModel):
         with self._uploads(key) as uploads:
             if not isinstance(uploads, FilesystemUploads):
                 raise _refuse("upload_gone", "The artifact store is no folder of this server.")
+            self._admit(run_id, artifact_key, key, upload_id, offset + len(data))
             uploads.write_part(key, upload_id, offset, data, checksum)
 
     @api.model
@@ -191,6 +209,34 @@ class OpsArtifactUpload(models.AbstractModel):
             return check_key(reply["key"]), reply["recorded"]
         except NotInStore as error:
             raise _refuse("invalid_input", str(error)) from error
+
+    def _admit(self, run_id, artifact_key, key, upload_id, size_bytes, is_new=False):
+        """Count so many bytes of an upload before they may come; refused when they are too many."""
+        is_log = artifact_key == LOG_KEY
+        run_limit = LOG_LIMIT if is_log else self._limit("run_artifacts_limit_mb")
+        reply = self.env["ops.kernel"]._call_committed(
+            "admit_upload",
+            run_id=run_id,
+            artifact_key=artifact_key,
+            upload_id=upload_id,
+            is_new=is_new,
+            place=key,
+            store=artifact_store.kind_of_uploads(self.env),
+            size_bytes=size_bytes,
+            run_limit=run_limit,
+            token_limit=self._limit("worker_uploads_limit_mb"),
+        )
+        if not reply["success"]:
+            raise UploadRefused(reply)
+
+    def _end(self, run_id, artifact_key, upload_id, is_complete):
+        self.env["ops.kernel"]._call_committed(
+            "end_upload",
+            run_id=run_id,
+            artifact_key=artifact_key,
+            upload_id=upload_id,
+            is_complete=is_complete,
+        )
 
     def _limit(self, name):
         """In bytes; a parameter that is no number, or out of range, does not count."""

@@ -93,7 +93,7 @@ class OpsKernel(models.AbstractModel):
         self.env.cr.execute(
             SQL(
                 "DROP TABLE IF EXISTS ops_run_lease, ops_project_gate, ops_audit_pending,"
-                " ops_audit_head, ops_audit_expiry_run, ops_secret_value"
+                " ops_audit_head, ops_audit_expiry_run, ops_secret_value, ops_run_upload"
             )
         )
         # With their partitions, sequences and the models' views.

@@ -150,19 +150,21 @@ class OpsWorkerToken(models.Model):
     def _renew(self):
         """Another text and another term for this worker token; the reply as of :meth:`_exchange`.
 
-        The old text is good for another hour, should the reply be lost.
+        The old text is good for another hour, should the reply be lost. Who then asks again with
+        the old one has not got what was made meanwhile: that goes, and the old one stays.
         """
         self.ensure_one()
         text = PREFIXES[self.kind] + secrets.token_urlsafe(32)
         now = fields.Datetime.now()
-        self.sudo().write(
-            {
-                "previous_hash": self.sudo().token_hash,
-                "previous_until": min(self.expires_at, now + RENEWAL_OVERLAP),
-                "token_hash": token_hash(text),
-                "expires_at": now + timedelta(days=WORKER_DAYS),
-            }
-        )
+        values = {
+            "token_hash": token_hash(text),
+            "expires_at": now + timedelta(days=WORKER_DAYS),
+        }
+        used = token_hash(self.env.context.get("ops_token_text") or "")
+        if used != self.sudo().previous_hash:
+            values["previous_hash"] = self.sudo().token_hash
+            values["previous_until"] = min(self.expires_at, now + RENEWAL_OVERLAP)
+        self.sudo().write(values)
         return self._reply(text)
 
     def _reply(self, text):

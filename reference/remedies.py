@@ -34,6 +34,8 @@ RUNS = {
     "store_unavailable": "See the settings of the store ([artifacts](artifacts.md)) and *Test connection*;"
     " the worker's log has the store's answer.",
     "registry_unavailable": "Try `docker pull IMAGE` on the worker's host: address, network, credentials of the tool.",
+    "service_failed": "The message ends with the last lines of the service, and the run's log has more of"
+    " them. Give it what it misses (`env`, `command`), more `memory` in its tool, or more time (`ready`).",
     "disk_full": "Free space where the worker has its work folder (`--work-dir`) and where PostgreSQL"
     " keeps the databases of runs.",
     "lease_lost": "The worker could not reach the control plane for a minute: network, or a database"
@@ -89,6 +91,15 @@ REFUSALS = {
         "The run was taken from this worker, and may have been given to another.",
         "Stop the work and throw its results away.",
     ),
+    "upload_gone": (
+        "The upload was ended or removed, or what was sent is not there.",
+        "Begin it anew.",
+    ),
+    "upload_limit": (
+        "The run, or the worker in all its runs, has sent too much that it has not recorded.",
+        "What is left of ended runs is removed within two hours; else raise Odoo's"
+        " [limits](artifacts.md#where-they-lie), or ask what this worker is doing.",
+    ),
 }
 
 #: Codes of the JSON-RPC door alone: what it means, what to do.
@@ -131,10 +142,6 @@ UPLOADS = {
     "too_large": (
         "The file, all files of the run, or this part exceed what Odoo takes.",
         "Keep less, or raise Odoo's [limits](artifacts.md#where-they-lie).",
-    ),
-    "upload_gone": (
-        "The upload was ended or removed, or what was sent is not there.",
-        "Begin it anew.",
     ),
 }
 

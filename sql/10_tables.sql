@@ -81,6 +81,27 @@ CREATE TABLE IF NOT EXISTS public.ops_secret_value (
     sealed bytea NOT NULL
 );
 
+-- Files that workers were let put into the store and no record names yet, see 83_uploads.sql. No
+-- foreign keys: what became of the run, its file is to be removed.
+CREATE TABLE IF NOT EXISTS public.ops_run_upload (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id integer NOT NULL,
+    artifact_key text NOT NULL,
+    -- Empty for the file itself, in its place: sent in one request, or made of its parts.
+    upload_id text NOT NULL,
+    -- Of the worker that holds the run; NULL when it came with a person's key.
+    token_id integer,
+    -- The key in the store: the run may be gone when the file is to be removed.
+    place text NOT NULL,
+    store text NOT NULL,
+    -- What may have arrived, whether it did or not.
+    size_bytes bigint NOT NULL,
+    changed_at timestamptz NOT NULL,
+    UNIQUE (run_id, artifact_key, upload_id)
+);
+CREATE INDEX IF NOT EXISTS ops_run_upload_token ON public.ops_run_upload (token_id);
+CREATE INDEX IF NOT EXISTS ops_run_upload_changed_at ON public.ops_run_upload (changed_at);
+
 -- Functions are dropped before they are made anew: a changed signature would otherwise
 -- leave the old one behind as an overload. Trigger functions stay, triggers hang on them.
 -- So do the functions that policies hang on: to drop a policy locks out every reader.

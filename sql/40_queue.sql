@@ -28,6 +28,17 @@ AS $$
     LIMIT 1
 $$;
 
+-- The tools that a workflow's services name: as it names them → the registry's row, null when
+-- there is none.
+CREATE FUNCTION find_service_tools(p_config jsonb) RETURNS jsonb
+LANGUAGE sql STABLE SET search_path FROM CURRENT
+AS $$
+    SELECT coalesce(jsonb_object_agg(name, find_tool(name)), '{}')
+    FROM (SELECT DISTINCT s #>> '{}' FROM jsonb_path_query(p_config, '$.services[*].tool') AS s)
+        AS named (name)
+    WHERE name IS NOT NULL
+$$;
+
 -- Everything a worker needs to execute a run, frozen when it is queued.
 CREATE FUNCTION build_snapshot(p_workflow_id integer, p_git_ref text, p_git_commit text) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path FROM CURRENT
@@ -47,7 +58,9 @@ AS $$
         'git_ref', p_git_ref,
         'git_commit', p_git_commit,
         'config', coalesce(w.config, '{}'::jsonb),
-        'tool', find_tool(w.config ->> 'tool'))
+        'tool', find_tool(w.config ->> 'tool'),
+        'service_tools', CASE WHEN w.config ? 'services' THEN find_service_tools(w.config)
+                              ELSE '{}' END)
     FROM ops_workflow w
     JOIN ops_project p ON p.id = w.project_id
     WHERE w.id = p_workflow_id
@@ -152,6 +165,7 @@ DECLARE
     v_run ops_run;
     v_git_ref text;
     v_git_commit text;
+    v_missing text;
     v_snapshot jsonb;
 BEGIN
     SELECT w.*, p.slug, p.default_branch, p.active AS project_active INTO v_workflow
@@ -179,6 +193,14 @@ BEGIN
             RETURN refuse('invalid_input', format(
                 'Workflow %s names the tool %s, which is not registered.',
                 v_workflow.name, v_workflow.config ->> 'tool'));
+        ELSIF v_workflow.config ? 'services' THEN
+            SELECT t.key INTO v_missing FROM jsonb_each(find_service_tools(v_workflow.config)) AS t
+            WHERE t.value = 'null' ORDER BY t.key LIMIT 1;
+            IF FOUND THEN
+                RETURN refuse('invalid_input', format(
+                    'A service of workflow %s names the tool %s, which is not registered.',
+                    v_workflow.name, v_missing));
+            END IF;
         END IF;
         v_git_ref := coalesce(p_git_ref, v_workflow.git_ref, v_workflow.default_branch);
         v_git_commit := coalesce(

@@ -84,13 +84,17 @@ AS $$
              ELSE '[]' END) AS item
 $$;
 
--- The same of its tool's configuration: the password of the image's registry. Platform
--- administrators register tools.
-CREATE FUNCTION tool_secret_names(p_tool jsonb) RETURNS SETOF text
+-- The same of the tools in a run's snapshot, those of its services included: the passwords of their
+-- images' registries. Platform administrators register tools.
+CREATE FUNCTION tool_secret_names(p_snapshot jsonb) RETURNS SETOF text
 LANGUAGE sql IMMUTABLE SET search_path FROM CURRENT
 AS $$
-    SELECT name FROM (SELECT p_tool #>> '{config,registry_auth,password_secret}') AS t (name)
-    WHERE name IS NOT NULL
+    SELECT DISTINCT tool #>> '{config,registry_auth,password_secret}'
+    FROM (SELECT p_snapshot -> 'tool'
+          UNION ALL
+          SELECT s.value FROM jsonb_each(coalesce(p_snapshot -> 'service_tools', '{}')) AS s
+    ) AS t (tool)
+    WHERE tool #>> '{config,registry_auth,password_secret}' IS NOT NULL
 $$;
 
 -- The sealed secrets a run asks for: of each name the one of the run's environment, or else the one
@@ -109,7 +113,7 @@ AS $$
             SELECT asked.name, bool_or(asked.is_for_steps)
             FROM (SELECT c.name, true FROM secret_names(p_run.snapshot -> 'config') AS c (name)
                   UNION ALL
-                  SELECT t.name, false FROM tool_secret_names(p_run.snapshot -> 'tool') AS t (name)
+                  SELECT t.name, false FROM tool_secret_names(p_run.snapshot) AS t (name)
             ) AS asked (name, is_for_steps)
             GROUP BY asked.name
         ) AS n (name, is_for_steps)
@@ -143,7 +147,7 @@ AS $$
         SELECT secrets_of_run(r) FROM ops_run r
         WHERE r.id = p_run_id
           AND (r.snapshot -> 'config' ? 'secrets'
-               OR r.snapshot #> '{tool,config}' ? 'registry_auth')), '{}')
+               OR EXISTS (SELECT FROM tool_secret_names(r.snapshot)))), '{}')
 $$;
 
 -- For the worker that executes the run. Which run was given which secrets stands in its trail.

@@ -18,7 +18,8 @@ BEGIN
         'ops_artifact_hold_ops_run_artifact_rel', 'ops_run_log_words',
         'ops_run_log_tail', 'ops_audit_pending', 'ops_audit_head', 'ops_audit_checkpoint',
         'ops_audit_checkpoint_project', 'ops_audit_expiry', 'ops_audit_expiry_run',
-        'ops_retention_line', 'ops_secret', 'ops_secret_value', 'ops_secret_change'
+        'ops_retention_line', 'ops_secret', 'ops_secret_value', 'ops_secret_change',
+        'ops_run_upload'
     ]
     LOOP
         CONTINUE WHEN (SELECT c.relrowsecurity FROM pg_class c

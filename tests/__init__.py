@@ -13,6 +13,7 @@ from . import test_docs
 from . import test_document_commands
 from . import test_document_doors
 from . import test_executors_contract
+from . import test_hoot
 from . import test_http_artifacts
 from . import test_http_audit
 from . import test_http_explain
@@ -66,6 +67,7 @@ from . import test_translations
 from . import test_try_it
 from . import test_uninstall
 from . import test_update
+from . import test_upload_limits
 from . import test_worker_adoption
 from . import test_worker_agent
 from . import test_worker_cache
@@ -89,6 +91,7 @@ from . import test_worker_restart
 from . import test_worker_scheduled
 from . import test_worker_script
 from . import test_worker_secrets
+from . import test_worker_service_images
 from . import test_worker_services
 from . import test_worker_settings
 from . import test_worker_steps

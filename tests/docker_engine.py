@@ -134,8 +134,11 @@ def is_static(program):
     return 3 not in kinds
 
 
-def import_image(client, name, busybox, files=None):
-    """Make an image of busybox with all its applets, and of ``files``: path in it → path here."""
+def import_image(client, name, busybox, files=None, changes=None):
+    """Make an image of busybox with all its applets, and of ``files``: path in it → path here.
+
+    ``changes`` are lines of a Dockerfile that say what it starts.
+    """
     content = io.BytesIO()
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     with tarfile.open(fileobj=content, mode="w") as archive:
@@ -148,18 +151,26 @@ def import_image(client, name, busybox, files=None):
         for target, source in (files or {}).items():
             archive.add(os.path.realpath(source), target)
     repository, tag = name.split(":")
-    client.import_image_from_data(content.getvalue(), repository=repository, tag=tag)
+    client.import_image_from_data(
+        content.getvalue(), repository=repository, tag=tag, changes=changes
+    )
 
 
 def import_program(client, name, program):
     """Make an image of busybox and a dynamically linked program with its libraries."""
-    listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
-    files = {f"usr/bin/{program.name}": program}
+    files = {f"usr/bin/{program.name}": program, **libraries(program)}
+    import_image(client, name, shutil.which("busybox"), files)
+
+
+def libraries(*programs):
+    """Path in an image → path here, of all that dynamically linked programs are linked to."""
+    listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=True).stdout
+    files = {}
     for library in re.findall(r"(/\S+) \(0x", listed):
         # The loader is asked for by its path, the others are found in the usual folder.
         target = library if "ld-linux" in library else f"/lib/{Path(library).name}"
         files[target.lstrip("/")] = library
-    import_image(client, name, shutil.which("busybox"), files)
+    return files
 
 
 def need_engine():

@@ -4,8 +4,10 @@ import contextlib
 import tempfile
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from unittest.mock import patch
 
 from psycopg2.extensions import make_dsn
 
@@ -13,6 +15,7 @@ from odoo.sql_db import connection_info_for
 from odoo.tests import HttpCase, tagged
 from odoo.tests.common import get_db_name
 
+from ..models.ops_worker_token import token_hash
 from ..worker.control.base import Artifact, ControlPlaneError, ControlPlaneUnavailable, Refused
 from ..worker.control.rpc import RpcControlPlane, TokenFile, register_host
 from ..worker.control.sql import SqlControlPlane
@@ -319,6 +322,65 @@ class TestRpcControlPlane(ControlContract, WorkerTokens, KernelCase, HttpCase):
         self.assertTrue(control.namespace())
         # The reply of the renewal may have been lost: the old text works for a while.
         self.assertTrue(self.plane(old, "old").namespace())
+
+    def due(self):
+        """The file of a token that is to be renewed."""
+        file = self.exchange(self.registration())
+        soon = (datetime.now(timezone.utc) + timedelta(days=29)).isoformat()
+        file.save({**file.load(), "expires_at": soon})
+        return file
+
+    def test_agents_with_one_file_renew_at_once_and_none_loses_its_token(self):
+        file = self.due()
+        old = file.load()["token"]
+        planes = [RpcControlPlane(self.base_url(), TokenFile(file.path)) for _agent in range(6)]
+        together = threading.Barrier(len(planes))
+
+        def renew(control):
+            together.wait(30)
+            return control.renew_token()
+
+        self.env.flush_all()
+        with (
+            self.allow_requests(all_requests=True),
+            ThreadPoolExecutor(len(planes)) as pool,
+        ):
+            renewed = list(pool.map(renew, planes))
+        self.assertEqual(sorted(renewed), [False] * 5 + [True])
+        self.env.invalidate_all()
+        current = file.load()["token"]
+        self.assertNotEqual(current, old)
+        token = self.env["ops.worker.token"].search([("kind", "=", "worker")], limit=1)
+        self.assertEqual(token.sudo().token_hash, token_hash(current), "The file has the last one.")
+        self.assertEqual({control._credentials["token"] for control in planes}, {current})
+        with self.allow_requests(all_requests=True):
+            for control in planes:
+                self.assertTrue(control.namespace())
+                control.close()
+
+    def test_a_token_is_not_lost_with_the_replies(self):
+        old = self.due().load()
+        for _lost in range(3):
+            self.assertTrue(self.plane(old, "old")._call("renew_worker_token")["token"])
+            self.env.invalidate_all()
+        control = self.plane(old, "old")
+        self.assertTrue(control.renew_token())
+        self.assertTrue(control.namespace())
+
+    def test_a_token_that_could_not_be_kept_is_not_asked_for(self):
+        file = self.due()
+        old = file.load()
+        control = self.connect_by(file)
+        full = OSError(28, "No space left on device")
+        # Not by assertRaises, which takes back what the server has written.
+        with patch.object(TokenFile, "save", side_effect=full), contextlib.suppress(OSError):
+            control.renew_token()
+            self.fail("It was renewed into nothing.")
+        self.assertEqual(file.load(), old)
+        self.env.invalidate_all()
+        token = self.env["ops.worker.token"].search([("kind", "=", "worker")], limit=1)
+        self.assertEqual(token.sudo().token_hash, token_hash(old["token"]), "It was renewed.")
+        self.assertTrue(control.renew_token())
 
     def test_a_refused_token_is_read_again_as_another_process_may_have_renewed_it(self):
         file = TokenFile(self.folder / "token")

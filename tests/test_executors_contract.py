@@ -14,13 +14,14 @@ from unittest.mock import patch
 
 import docker
 
-from odoo.addons.odooops.worker.executors.base import ExecutorError, Limits, Sandbox
+from odoo.addons.odooops.worker.executors.base import ExecutorError, Limits, Relay, Sandbox
 from odoo.addons.odooops.worker.executors.docker import (
     LABEL_CONTROL_PLANE,
     LABEL_EPOCH,
     LABEL_RUN,
     DockerExecutor,
 )
+from odoo.addons.odooops.worker.executors.docker_inside import NOT_STARTED, listens
 from odoo.addons.odooops.worker.executors.process import ProcessExecutor
 
 from .docker_engine import IMAGE, need_engine
@@ -82,6 +83,53 @@ class TestDockerExecutor(DockerCase, FolderCase):
         self.assertNotIn("eth0", lines)
         self.assertIn("No such file", lines[-1])
         self.assertEqual((self.folder / "made").stat().st_uid, os.getuid())
+
+    def test_only_a_server_the_worker_gave_is_reached_and_nothing_that_variables_name(self):
+        self.change(relays=[Relay("127.0.0.1", "9"), Relay("/run/other", "8", "OTHER_")])
+        given = {"PGHOST": "127.0.0.1", "PGPORT": "9", "PGSSLMODE": "require"}
+        given |= {"OTHER_PGHOST": "/run/other", "OTHER_PGPORT": "8"}
+        script = "echo $PGHOST:$PGPORT:$PGSSLMODE $OTHER_PGHOST; ls -A /run/odooops/*"
+        _status, output = self.finish(self.start(script, **given))
+        text = output["stdout"].decode()
+        self.assertIn("/run/odooops/postgres:9: /run/odooops/postgres-1", text)
+        self.assertIn(".s.PGSQL.9", text)
+        self.assertIn(".s.PGSQL.8", text)
+        for other in ({"PGPORT": "5432"}, {"PGHOST": "192.0.2.1"}):
+            _status, output = self.finish(self.start(script, **{**given, **other}))
+            self.assertNotIn(b".s.PGSQL.9", output["stdout"])
+            self.assertIn(f"{other.get('PGHOST', '127.0.0.1')}:", output["stdout"].decode())
+
+    def test_one_that_joins_another_shares_its_loopback_and_names_and_nothing_else(self):
+        self.change(names=["server"])
+        server = self.start("httpd -f -p 8080 -h /bin & sleep 71248")
+        question = listens(8080)
+        wait_for(lambda: self.ask(server, question) == 0)
+        self.assertEqual(self.ask(server, listens(80)), 1)
+        self.assertEqual(self.ask(server, ["no-such-program"]), NOT_STARTED)
+        self.change(joined=server.container, user="4711:4712")
+        script = "id -u; id -g; wget -qO- http://server:8080/none 2>&1; ls /sys/class/net; ps"
+        _status, output = self.finish(self.start(script))
+        text = output["stdout"].decode()
+        self.assertTrue(text.startswith("4711\n4712\n"), text)
+        self.assertIn("404 Not Found", text)
+        self.assertNotIn("eth0", text)
+        self.assertNotIn("71248", text)
+
+    def ask(self, handle, argv):
+        inside = self.executor.run_inside(handle, argv)
+        return wait_for(lambda: (code := inside.poll()) is not None and (code,))[0]
+
+    def test_another_users_container_ends_with_its_lease_and_by_a_stop(self):
+        self.change(user="4711:4711")
+        ending = self.start("sleep 71249", lease=2.0)
+        status, _output = self.finish(ending)
+        self.assertEqual(status.reason, "lease")
+        stopped = self.start("echo ready; sleep 71249")
+        self.wait_output(stopped, b"ready")
+        self.executor.stop(stopped, 2.0)
+        status, _output = self.finish(stopped)
+        self.assertEqual((status.reason, status.rung), ("stopped", "SIGINT"))
+        self.assertEqual(running("71249"), [])
 
     def test_files_of_secrets_can_be_read_and_not_changed(self):
         folder = Path(tempfile.mkdtemp(prefix="odooops-test-", dir="/dev/shm"))
@@ -307,12 +355,13 @@ class TestDockerExecutor(DockerCase, FolderCase):
             self.inspect(mine)
 
     def test_cleanup_leaves_nothing_behind(self):
-        self.change(network=True)
+        self.change(network=True, relays=[Relay("127.0.0.1", "9")])
         handle = self.start("sleep 71257", PGHOST="127.0.0.1", PGPORT="9")
+        relay = str(handle.directory / "relay")
+        self.assertTrue(running(relay))
         self.executor.cleanup(handle)
         self.assertEqual((self.ours(), running("71257")), ([], []))
         self.assertFalse(handle.directory.exists())
-        relay = str(handle.directory / "relay")
         wait_for(lambda: not running(relay), 10)
 
     def test_files_of_the_executor_are_private(self):

@@ -117,6 +117,19 @@ class TestKernelQueue(KernelCase):
         self.addCleanup(self.db.rows, "DELETE FROM ops_tool WHERE id = %s", tool_id)
         run_id = self.queue(self.make_workflow(self.project, {"tool": "kernel-test:1"}))
         self.assertEqual(self.run_row(run_id)["snapshot"]["tool"]["digest"], "sha256:" + "0" * 64)
+        self.assertEqual(self.run_row(run_id)["snapshot"]["service_tools"], {})
+
+        def config(*tools):
+            return {"services": [{"name": "postgres"}, *({"tool": tool} for tool in tools)]}
+
+        workflow = self.make_workflow(self.project, config("kernel-test:1", "no-such-tool:1"))
+        refused = self.db.call("queue_run", workflow_id=workflow)
+        self.assertRefused(refused, "invalid_input")
+        self.assertIn("no-such-tool:1", refused["error"])
+        run_id = self.queue(self.make_workflow(self.project, config(*["kernel-test:1"] * 2)))
+        tools = self.run_row(run_id)["snapshot"]["service_tools"]
+        self.assertEqual(set(tools), {"kernel-test:1"})
+        self.assertEqual(tools["kernel-test:1"]["docker_image"], "example:1")
 
     def test_a_waiting_run_says_why(self):
         # Rule: R-11

@@ -99,6 +99,17 @@ class TestPartitions(RetentionCase):
             page = env["ops.run.log"]._page(run_id, 1, 10)
         self.assertEqual([line["message"] for line in page], ["line 1", "line 2"])
 
+    def test_the_runs_of_a_partition_are_found_without_reading_all(self):
+        self.db.rows("BEGIN")
+        # A table of the tests is small enough to be read as a whole.
+        self.db.rows("SET LOCAL enable_seqscan = off")
+        plan = self.db.rows(
+            "EXPLAIN SELECT FROM ops_run r"
+            " WHERE r.create_date >= '2020-01-01' AND r.create_date < '2020-02-01'"
+        )
+        self.db.rows("ROLLBACK")
+        self.assertIn("ops_run_queued_at", str(plan))
+
     def test_every_partition_has_its_settings_of_storage(self):
         self.make_partitions()
         missing = self.db.rows(

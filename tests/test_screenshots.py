@@ -16,7 +16,7 @@ from odoo.tests.common import get_db_name
 
 from ..devtools import screenshots
 from .document_commands import ROOT
-from .test_tour import FAILED_TEST, FAILURE, Worker
+from .played_worker import Worker, make_workflow
 
 LOGIN = "picture_platform"
 SIZE = (1440, 900)
@@ -43,12 +43,7 @@ class TestScreenshots(HttpCase):
     def setUpClass(cls):
         super().setUpClass()
         new_test_user(cls.env, login=LOGIN, groups="odooops.group_platform_admin")
-        # What waits in other projects must not be claimed here.
-        cls.env["ops.project"].search([("paused", "=", False)]).write({"paused": True})
-        project = cls.env["ops.project"].create({"name": "Picture shop", "slug": "picture-shop"})
-        cls.workflow = cls.env["ops.workflow"].create(
-            {"name": "Test all modules", "project_id": project.id, "workflow_type": "test"}
-        )
+        cls.workflow = make_workflow(cls.env, "Picture shop")
 
     def setUp(self):
         super().setUp()
@@ -57,18 +52,9 @@ class TestScreenshots(HttpCase):
 
     def fail_a_run(self):
         self.workflow.queue_run(git_ref="broken-booking")
-        worker = Worker(self.registry)
-        claim = worker.start()
-        worker.log(claim, FAILURE)
-        worker.complete(
-            claim,
-            exit_code=1,
-            error_code="tests_failed",
-            error_message="1 of 9 tests failed: TestBooking.test_overlap_is_refused",
-            metadata={"tests": {"passed": 8, "failed": 1}, "failed_tests": [FAILED_TEST]},
-        )
+        run_id = Worker(self.registry).fail_next_run()
         self.env.invalidate_all()
-        return claim["run_id"]
+        return run_id
 
     def take(self):
         """What `make screenshots` starts, against this server; what it said."""

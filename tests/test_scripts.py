@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from odoo.tests import tagged
 
 from .http_case import DoorCase
+from .shell_path import make_path
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "odooops"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,21 +30,9 @@ class TestScripts(DoorCase):
         super().setUpClass()
         cls.folder = Path(tempfile.mkdtemp())
         cls.addClassCleanup(shutil.rmtree, cls.folder)
-        cls.paths = {tool: cls.make_path(tool) for tool in ("jq", "python3")}
-
-    @classmethod
-    def make_path(cls, tool):
-        """A PATH on which only what the scripts need is found, and this tool for JSON."""
-        folder = cls.folder / tool
-        folder.mkdir()
-        for name in (*NEEDED, tool):
-            found = sys.executable if name == "python3" else shutil.which(name)
-            if not found:
-                return None
-            # By a wrapper: some programs look at the name of the link they are called by.
-            (folder / name).write_text(f'#!/bin/sh\nexec "{found}" "$@"\n')
-            (folder / name).chmod(0o755)
-        return str(folder)
+        cls.paths = {
+            tool: make_path(cls.folder / tool, (*NEEDED, tool)) for tool in ("jq", "python3")
+        }
 
     def environment(self, key="developer", tool=None, **values):
         paths = [self.paths[tool]] if tool else [path for path in self.paths.values() if path]

@@ -1,81 +1,12 @@
 """The console in a real browser: a failed run, its failing line, the restart and its end."""
 
 import threading
-from datetime import datetime, timedelta, timezone
 
-from odoo import SUPERUSER_ID, api
 from odoo.tests import HttpCase, new_test_user, tagged
 
+from .played_worker import Worker, make_workflow
+
 LOGIN = "tour_developer"
-WORKER = "5b3c9a52-0000-4000-8000-746f75720001"
-FAILURE = [
-    ("info", "odoo.modules.loading: Loading module demo_equipment_booking (13/16)"),
-    ("error", "odoo.addons.demo_equipment_booking: FAIL: TestBooking.test_overlap_is_refused"),
-    ("error", "Traceback (most recent call last):"),
-    ("error", '  File "tests/test_booking.py", line 29, in test_overlap_is_refused'),
-    ("error", "AssertionError: ValidationError not raised"),
-    ("info", "odoo.modules.loading: 16 modules loaded"),
-    ("error", "odoo.tests.result: 1 of 9 tests failed"),
-]
-FAILED_TEST = {
-    "class": "TestBooking",
-    "method": "test_overlap_is_refused",
-    "file": "tests/test_booking.py",
-    "line": 29,
-    "message": "AssertionError: ValidationError not raised",
-}
-
-
-class Worker:
-    """Plays a worker through the kernel's functions; each call is a transaction of its own."""
-
-    def __init__(self, registry):
-        self._registry = registry
-
-    def call(self, function, **arguments):
-        with self._registry.cursor() as cr:
-            reply = api.Environment(cr, SUPERUSER_ID, {})["ops.kernel"]._call(function, **arguments)
-        if not reply["success"]:
-            raise AssertionError(f"{function}: {reply}")
-        return reply
-
-    def start(self):
-        """Claim the next run and start it; return the claim."""
-        claim = self.call("claim_next_run", worker_id=WORKER)
-        self.call(
-            "start_workflow_run",
-            run_id=claim["run_id"],
-            worker_id=WORKER,
-            epoch=claim["epoch"],
-        )
-        return claim
-
-    def log(self, claim, lines):
-        began = datetime.now(timezone.utc)
-        self.call(
-            "append_run_logs",
-            run_id=claim["run_id"],
-            epoch=claim["epoch"],
-            first_seq=1,
-            lines=[
-                {
-                    "timestamp": (began + timedelta(milliseconds=n)).isoformat(),
-                    "level": level,
-                    "message": message,
-                    "metadata": {"step": "Test"},
-                }
-                for n, (level, message) in enumerate(lines)
-            ],
-        )
-
-    def complete(self, claim, **result):
-        self.call(
-            "complete_workflow_run",
-            run_id=claim["run_id"],
-            worker_id=WORKER,
-            epoch=claim["epoch"],
-            **result,
-        )
 
 
 @tagged("post_install", "-at_install")
@@ -84,28 +15,14 @@ class TestRunTour(HttpCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.developer = new_test_user(cls.env, login=LOGIN, groups="odooops.group_user")
-        # What waits in other projects must not be claimed here.
-        cls.env["ops.project"].search([("paused", "=", False)]).write({"paused": True})
-        project = cls.env["ops.project"].create({"name": "Tour shop", "slug": "tour-shop"})
+        cls.workflow = make_workflow(cls.env, "Tour shop")
         cls.env["ops.project.membership"].create(
-            {"project_id": project.id, "user_id": cls.developer.id, "role": "developer"}
+            {
+                "project_id": cls.workflow.project_id.id,
+                "user_id": cls.developer.id,
+                "role": "developer",
+            }
         )
-        cls.workflow = cls.env["ops.workflow"].create(
-            {"name": "Test all modules", "project_id": project.id, "workflow_type": "test"}
-        )
-
-    def fail_a_run(self, worker):
-        self.workflow.with_user(self.developer).queue_run(git_ref="broken-booking")
-        claim = worker.start()
-        worker.log(claim, FAILURE)
-        worker.complete(
-            claim,
-            exit_code=1,
-            error_code="tests_failed",
-            error_message="1 of 9 tests failed: TestBooking.test_overlap_is_refused",
-            metadata={"tests": {"passed": 8, "failed": 1}, "failed_tests": [FAILED_TEST]},
-        )
-        return claim["run_id"]
 
     def when_looked_at(self, failed_run_id):
         """An event that is set once somebody reads the log of another run than the failed one."""
@@ -134,7 +51,8 @@ class TestRunTour(HttpCase):
 
     def test_a_failed_run_is_understood_restarted_and_watched_to_its_end(self):
         worker = Worker(self.registry)
-        failed_run_id = self.fail_a_run(worker)
+        self.workflow.with_user(self.developer).queue_run(git_ref="broken-booking")
+        failed_run_id = worker.fail_next_run()
         looked_at = self.when_looked_at(failed_run_id)
         problems = []
         thread = threading.Thread(

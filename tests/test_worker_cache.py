@@ -43,13 +43,19 @@ class TestCaches(KernelCase):
         with self.environment() as env:
             env["ops.project"].browse(project_id).repository_url = str(self.repository)
 
-    def queue_word(self, word, script=SCRIPT, workflow_type="test", **config):
+    def queue_word(self, word, script=SCRIPT, workflow_type="test", ref=(None, None), **config):
         steps = [{"name": "Work", "run": script}]
         config = {"cache": CACHE, "env": {"WORD": word}, "steps": steps, **config}
-        return self.queue(self.make_workflow(f"{word} {uuid.uuid4()}", workflow_type, **config))
+        workflow_id = self.make_workflow(f"{word} {uuid.uuid4()}", workflow_type, **config)
+        reply = self.call("queue_run", workflow_id, *ref)
+        self.assertTrue(reply["success"], reply)
+        return reply["run_id"]
 
     def execute(self, word, *options, **config):
-        """Run to the end; the run's messages."""
+        """Run to the end; the run's messages.
+
+        :param ref: branch and commit, as they are queued
+        """
         run_id = self.queue_word(word, **config)
         self.work_off(*options)
         row, messages = self.run_row(run_id), self.messages(run_id)
@@ -94,6 +100,63 @@ class TestCaches(KernelCase):
         finally:
             self._remove_project()
             self.project_id = first
+
+    def test_a_branch_reads_the_default_branch_and_writes_for_itself(self):
+        git(self.repository, "checkout", "--quiet", "-b", "feature")
+        tip = commit(self.repository, "code", "of somebody who may push")
+        git(self.repository, "tag", "v1")
+        git(self.repository, "branch", "late")
+        git(self.repository, "checkout", "--quiet", "main")
+        self.assertIn("found ", self.execute("feature", ref=("feature", None)))
+        self.assertIn("found feature", self.execute("again", ref=("feature", tip)))
+        self.assertIn("found ", self.execute("tag", ref=("v1", None)))
+        # Queued for the default branch, with a commit that is not its end.
+        self.assertIn("found ", self.execute("pretended", ref=("main", tip)))
+        self.assertIn("found pretended", self.execute("again", ref=(None, tip)))
+        self.assertIn("found ", self.execute("main"), "Nothing of that reaches the default branch.")
+        kept = len(self.files())
+        messages = self.execute("late", ref=("late", None))
+        self.assertIn("found main", messages)
+        self.assertIn("Dependencies: restored deps, of the default branch", messages)
+        head = git(self.repository, "rev-parse", "main")
+        self.assertIn("found main", self.execute("ci", ref=("main", head)))
+        self.assertEqual(len(self.files()), kept, "What was found is not kept again.")
+
+    def test_a_project_cannot_push_out_the_caches_of_others(self):
+        script = f"{SCRIPT}; head -c 400000 /dev/urandom > deps/noise"
+        with self.environment() as env:
+            slug = f"{self.slug}-other"
+            other = env["ops.project"].create({"name": slug, "slug": slug}).id
+        self.execute("quiet", script=script)
+        (quiet,) = self.files()
+        first, self.project_id = self.project_id, other
+        try:
+            self.use_repository(other)
+            for number in range(3):
+                commit(self.repository, "lock", f"flood {number}")
+                self.execute("flood", "--cache-limit-mb=1", script=script)
+            self.assertTrue(quiet.exists(), "The most goes first, not the oldest.")
+            commit(self.repository, "lock", "flood")
+            messages = self.execute("flood", "--cache-project-limit-mb=1", script=script)
+            self.assertEqual(len(self.files()), 3)
+            script = f"{SCRIPT}; head -c 900000 /dev/urandom > deps/noise"
+            commit(self.repository, "lock", "more")
+            messages = self.execute("flood", "--cache-project-limit-mb=1", script=script)
+            self.assertIn(
+                "Removed the longest unused cache, as those of the project exceed the limit",
+                messages,
+            )
+            self.assertEqual(len(self.files()), 2)
+            self.assertTrue(quiet.exists())
+        finally:
+            self._remove_project()
+            self.project_id = first
+
+    def test_many_empty_files_are_large(self):
+        script = f"{SCRIPT}; cd deps; seq 1500 | xargs touch"
+        messages = self.execute("many", "--cache-limit-mb=1", script=script)
+        self.assertTrue(any("exceed the worker's limit of 1 MiB" in text for text in messages))
+        self.assertEqual(self.files(), [])
 
     def test_a_folder_below_home_is_kept_too(self):
         script = 'cat ~/.cache/x/word || true; mkdir -p ~/.cache/x; echo "$WORD" > ~/.cache/x/word'

@@ -217,3 +217,9 @@ class TestCredentials(CheckoutCase):
         self.assertEqual(redacted("at https://a:b@c@host/x now"), "at https://***@host/x now")
         self.assertEqual(redacted("https://token@host/x"), "https://***@host/x")
         self.assertEqual(redacted("https://host/x@y"), "https://host/x@y")
+
+    def test_redaction_of_long_words_ends(self):
+        """A server may answer with a megabyte of them; trying each letter anew takes an hour."""
+        for word in ("a", "a+", "a.", "a://"):
+            text = word * ((1 << 20) // len(word))
+            self.assertEqual(redacted(f"{text} https://a:b@h"), f"{text} https://***@h")

@@ -74,6 +74,13 @@ class TestDockerWorker(DockerCase):
         self.assertIn("5000001", messages)
         self.assertFalse(any("eth0" in text for text in messages))
 
+    def test_a_variable_of_the_configuration_leads_to_no_server(self):
+        _run, row = self.execute(
+            env={"PGHOST": "127.0.0.1"},
+            steps=[{"name": "Look", "run": '[ "$PGHOST" = 127.0.0.1 ]; ! ls /run/odooops/post*'}],
+        )
+        self.assertEqual(row["status"], "succeeded", row)
+
     def test_a_canceled_run_ends_its_container(self):
         run_id = self.queue(
             self.make_workflow(
@@ -148,7 +155,7 @@ class TestTool(FolderCase):
         tool = read_tool(self.row | {"config": config}, Limits(memory=1, output=5))
         self.assertEqual(tool.limits, Limits(memory=2 << 30, cpus=0.5, processes=9, output=5))
         self.assertFalse(tool.read_only)
-        self.assertEqual((tool.odoo, tool.registry_auth), (("odoo",), None))
+        self.assertEqual((tool.odoo, tool.registry_auth, tool.user), (("odoo",), None, ""))
         auth = {"username": "puller", "password_secret": "REGISTRY"}
         tool = read_tool(
             self.row | {"config": {"odoo": ["a", "b"], "registry_auth": auth}}, Limits()
@@ -157,7 +164,8 @@ class TestTool(FolderCase):
         self.assertEqual(tool.registry_auth, RegistryAuth("puller", "REGISTRY"))
 
     def test_a_wrong_config_is_refused_with_the_name_of_the_setting(self):
-        wrong = {"memory": "much", "cpus": True, "processes": 0, "read_only": 1, "privileged": True}
+        wrong = {"memory": "much", "cpus": True, "processes": 0, "read_only": 1, "user": "root"}
+        wrong |= {"privileged": True}
         for name, value in wrong.items():
             with self.assertRaisesRegex(ExecutorError, f"{name} .*|setting {name}"):
                 read_tool(self.row | {"config": {name: value}}, Limits())

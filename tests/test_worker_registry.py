@@ -15,14 +15,13 @@ import docker
 from odoo.tests import tagged
 
 from ..devtools.needs import required
-from ..models import secret_key
 from ..worker.executors import docker_images
 from ..worker.executors.base import ExecutorError
 from ..worker.executors.docker import DockerExecutor
-from ..worker.secret_keys import KeyRing
 from . import document_commands
-from .docker_engine import OwnEngine, import_image, need_engine
+from .docker_engine import IMAGE, OwnEngine, import_image, need_engine
 from .registry_server import PASSWORD, USER, Registry
+from .secrets_case import WithSecretKey
 from .worker_common import DockerCase, FolderCase
 
 SECRET = "REGISTRY_PASSWORD"
@@ -48,7 +47,7 @@ def forget(client, *names):
 
 
 @tagged("post_install", "-at_install")
-class TestRegistry(DockerCase):
+class TestRegistry(WithSecretKey, DockerCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
@@ -68,21 +67,6 @@ class TestRegistry(DockerCase):
         super().setUp()
         self.registry.start()
         self.addCleanup(forget, self.engine.client, *map(self.image, self.digests))
-        self.addCleanup(self._forget_changes)
-        self.key_path = self.folder / "secrets_key"
-        self.key_path.write_text(KeyRing.generate().to_text())
-        environment = patch.dict(os.environ, {secret_key.ENVIRONMENT: str(self.key_path)})
-        environment.start()
-        self.addCleanup(environment.stop)
-
-    def _forget_changes(self):
-        self.query("ALTER TABLE ops_secret_change DISABLE TRIGGER USER")
-        self.query("DELETE FROM ops_secret_change WHERE project_id = %s", self.project_id)
-        self.query("ALTER TABLE ops_secret_change ENABLE TRIGGER USER")
-
-    def _remove_project(self):
-        self._forget_changes()
-        return super()._remove_project()
 
     def image(self, tag):
         return f"{self.registry.host}/app:{tag}"
@@ -176,6 +160,21 @@ class TestRegistry(DockerCase):
         with self.environment() as env:
             masked = env["ops.secret"]._mask(self.run_id, {"message": f"so {PASSWORD} it is"})
         self.assertEqual(masked, {"message": f"so [secret {SECRET}] it is"})
+
+    def test_the_image_of_a_service_comes_in_the_same_way_and_what_it_says_is_masked(self):
+        self.set_secret(PASSWORD, protected=True)
+        self.make_private_tool("1")
+        half = len(PASSWORD) // 2
+        script = f'printf "{PASSWORD[:half]}"; echo "{PASSWORD[half:]}"; exit 3'
+        service = {"name": "private", "tool": self.tool, "command": ["sh", "-c", script]}
+        self.make_tool(IMAGE, version="3")
+        row = self.execute(services=[service | {"ready": {"port": 80}}])
+        self.assertFailed(row, "service_failed", f"[secret {SECRET}]", "with exit code 3")
+        self.assertIn(f"[secret {SECRET}]", self.messages(self.run_id))
+        images = self.engine.client.images(self.image("1"))
+        self.assertEqual(len(images), 1, "It was not pulled.")
+        events = self.query("SELECT payload FROM ops_run_event WHERE run_id = %s", self.run_id)
+        self.assertTrue(any(self.digests["1"] in json.dumps(payload) for (payload,) in events))
 
     def test_a_digest_counts_and_not_what_the_tag_means_today(self):
         self.set_secret(PASSWORD)

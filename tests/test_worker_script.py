@@ -4,13 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from datetime import timedelta
 
 from odoo.tests import tagged
 
 from .document_blocks import blocks, commands
 from .remote_case import RemoteCase
+from .shell_path import make_path
 from .worker_common import ADDON, wait_for
 
 SCRIPT = ADDON / "scripts" / "odooops" / "worker.sh"
@@ -25,21 +25,11 @@ NEEDED = (
 class TestWorkerScript(RemoteCase):
     def setUp(self):
         super().setUp()
-        self.tools = [tool for tool in ("jq", "python3") if self.make_path(tool)]
+        self.tools = [
+            tool for tool in ("jq", "python3") if make_path(self.folder / tool, (*NEEDED, tool))
+        ]
         with self.environment() as env:
             self.token = env["ops.worker.token"]._make("worker", self.slug, timedelta(days=1))[1]
-
-    def make_path(self, tool):
-        """A PATH with what the script needs, and this tool for JSON."""
-        folder = self.folder / tool
-        folder.mkdir()
-        for name in (*NEEDED, tool):
-            found = sys.executable if name == "python3" else shutil.which(name)
-            if not found:
-                return None
-            (folder / name).write_text(f'#!/bin/sh\nexec "{found}" "$@"\n')
-            (folder / name).chmod(0o755)
-        return folder
 
     def start_script(self, *arguments, tool=None, **environment):
         process = subprocess.Popen(

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from odoo.tests import tagged
 
-from ..models import secret_key
 from ..worker import run_secrets
 from ..worker.secret_keys import KeyRing
+from .secrets_case import WithSecretKey
 from .worker_common import KernelCase, wait_for
 
 TOKEN = "Zu9+/w=?\"x'y z&<4>"
@@ -54,26 +54,7 @@ set -x
 
 
 @tagged("post_install", "-at_install")
-class TestWorkerSecrets(KernelCase):
-    def setUp(self):
-        super().setUp()
-        self.addCleanup(self._forget_changes)
-        self.key_path = self.folder / "secrets_key"
-        self.key_path.write_text(KeyRing.generate().to_text())
-        environment = patch.dict(os.environ, {secret_key.ENVIRONMENT: str(self.key_path)})
-        environment.start()
-        self.addCleanup(environment.stop)
-
-    def _forget_changes(self):
-        """Remove the trace, which the triggers forbid to everybody else."""
-        self.query("ALTER TABLE ops_secret_change DISABLE TRIGGER USER")
-        self.query("DELETE FROM ops_secret_change WHERE project_id = %s", self.project_id)
-        self.query("ALTER TABLE ops_secret_change ENABLE TRIGGER USER")
-
-    def _remove_project(self):
-        self._forget_changes()
-        return super()._remove_project()
-
+class TestWorkerSecrets(WithSecretKey, KernelCase):
     def set_secret(self, name, value, **values):
         with self.environment() as env:
             env["ops.secret"].create(

@@ -1,6 +1,8 @@
 """A PostgreSQL server of a run's own: real servers beside real steps, and their ends."""
 
+import json
 import os
+import signal
 import unittest
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from odoo.addons.odooops.worker.workflow import validate_config
 
 from ..devtools import embedded
 from .docker_engine import import_program
+from .test_workflow_examples import DOCUMENT, blocks
 from .worker_common import DockerCase, KernelCase, wait_for
 
 PSQL_IMAGE = "odooops-test-psql:1"
@@ -44,18 +47,23 @@ def servers(namespace_folder):
 
 
 class TestSchema(unittest.TestCase):
-    def test_a_service_needs_steps_and_no_other_database(self):
+    def test_a_server_needs_variables_of_its_own(self):
         def problems(**config):
             return [str(problem) for problem in validate_config("test", config)]
 
         self.assertEqual(problems(services=SERVICES, steps=STEPS), [])
-        self.assertEqual(problems(services=SERVICES), ["services has a meaning only beside steps"])
+        clash = "services[0] sets PG*, as {} does: give it another prefix"
+        self.assertEqual(problems(services=SERVICES), [clash.format("the built-in recipe")])
         self.assertEqual(
-            problems(services=SERVICES, steps=STEPS, database=True),
-            ["services cannot be used beside database: both set PG*"],
+            problems(services=SERVICES, steps=STEPS, database=True), [clash.format("database")]
         )
+        other = [{"name": "postgres", "prefix": "OTHER_"}]
+        self.assertEqual(problems(services=other), [])
+        self.assertEqual(problems(services=[*SERVICES, *other], steps=STEPS), [
+            "services[1].name is postgres a second time"])  # fmt: skip
         self.assertIn(
-            "did you mean postgres?", problems(services=[{"name": "postgre"}], steps=STEPS)[0]
+            "PostgreSQL server, called postgres",
+            problems(services=[{"name": "pg"}], steps=STEPS)[0],
         )
 
 
@@ -92,6 +100,40 @@ class TestServices(ServiceCase):
         self.assertIn("database system is ready to accept connections", text)
         self.assert_gone(run_id)
 
+    def test_the_example_of_the_document_and_a_second_server_beside_a_database(self):
+        text = DOCUMENT.read_text(encoding="utf-8")
+        text = text.split("\n### PostgreSQL of the worker\n", 1)[1]
+        config = json.loads(blocks("json", text)[0])
+        example = self.queue(self.make_workflow("Example", **config))
+        variables = ("PGHOST", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGPORT")
+        other = " ".join(f"{name}=$OTHER_{name}" for name in variables)
+        ask = "psql -At -c \"SELECT 'I am ' || current_user\""
+        second = self.queue(
+            self.make_workflow(
+                "Second",
+                database=True,
+                services=[
+                    {"name": "postgres-other", "prefix": "OTHER_"},
+                    {"name": "postgres-third", "prefix": "THIRD_"},
+                ],
+                steps=[
+                    {"name": "Own", "run": ask},
+                    {"name": "Other", "run": f"{other} {ask}"},
+                    {"name": "Apart", "run": "[ $OTHER_PGHOST != $THIRD_PGHOST ]"},
+                ],
+            )
+        )
+        self.assertEqual(self.start_worker("--until-idle", *options()).wait(120), 0)
+        for run_id in (example, second):
+            row, messages = self.run_row(run_id), self.messages(run_id)
+            self.assertEqual(row["status"], "succeeded", (row, messages))
+            self.assert_gone(run_id)
+        self.assertIn("I am run", messages)
+        self.assertTrue(any(text.startswith("I am odooops_run_") for text in messages), messages)
+        self.assertEqual(
+            row["metadata"]["services"], [{"name": "postgres-other"}, {"name": "postgres-third"}]
+        )
+
     def test_a_worker_without_the_programs_says_what_to_do(self):
         run_id = self.queue_steps({"name": "Never", "run": "echo never"})
         empty = self.folder / "empty"
@@ -113,6 +155,22 @@ class TestServices(ServiceCase):
         self.assertTrue(self.call("cancel_run", run_id)["success"])
         self.wait_status(run_id, "canceled")
         self.assertIn("tidied", self.messages(run_id))
+        self.assert_gone(run_id)
+
+    def test_a_server_that_is_killed_ends_the_run_with_its_last_words(self):
+        run_id = self.queue_steps(
+            {"name": "Wait", "run": "psql -qc 'SELECT nonsense' || echo ready; sleep 71342"},
+            {"name": "Next", "run": "echo next"},
+        )
+        self.start_worker(*options())
+        wait_for(lambda: "ready" in self.messages(run_id))
+        postmaster = self.folder_of(run_id) / "0" / "data" / "postmaster.pid"
+        os.kill(int(postmaster.read_text().split()[0]), signal.SIGKILL)
+        row = self.wait_status(run_id, "failed")
+        self.assertEqual(row["error_code"], "service_failed", row)
+        self.assertIn("Service postgres ended before the steps did", row["error_message"])
+        self.assertIn("nonsense", row["error_message"])
+        self.assertNotIn("next", self.messages(run_id))
         self.assert_gone(run_id)
 
 

@@ -1,12 +1,15 @@
 """Folders that a run finds as an earlier run left them: what its config lists under ``cache``.
 
-A cache is one file below the work directory, named by a key: SHA-256 over its name and path, the
-system or image it was made on, and the contents of the files the config names. It is written
-beside and renamed, so whoever reads sees all of it or nothing, and never changed; the longest
-unused ones go when all together exceed the limit.
+A cache is one file below the work directory, named by a key: SHA-256 over the branch or tag, its
+name and path, the system or image it was made on, and the contents of the files the config names.
+It is written beside and renamed, so whoever reads sees all of it or nothing, and never changed; the
+longest unused ones go when those of a project, or all together, exceed a limit.
 
 Who writes a cache decides what others run. So no two projects share one, and within a project
-deploy, backup and upgrade, whose steps not everybody may write, have caches of their own.
+deploy, backup and upgrade, whose steps not everybody may write, have caches of their own. A run
+reads the caches of its own branch, then those of the default branch, and writes its own only: who
+may push to a branch does not decide what the default branch runs. Which branch a commit is the end
+of says the repository, not who queued the run.
 
 Nothing about a cache fails a run: what goes wrong is a warning in its log.
 """
@@ -38,6 +41,8 @@ _CHUNK = 1 << 20
 _SUFFIX, _UNFINISHED = ".tar.gz", ".part"
 #: Seconds after which an unfinished file belongs to a worker that died.
 _UNFINISHED_SECONDS = 86400
+#: Bytes that a file takes up besides its content, more or less.
+_PER_FILE = 1024
 _HOME = "~/"
 _TROUBLE = (OSError, EOFError, tarfile.TarError, zlib.error)
 
@@ -49,23 +54,34 @@ class _Entry(NamedTuple):
     #: folder below which the path lies, and the path
     base: Path
     path: str
+    #: what this run may write
     file: Path
+    #: the default branch's, to read when there is none of its own
+    default: Path
 
     @property
     def target(self) -> Path:
         return self.base / self.path
 
 
+class CacheLimits(NamedTuple):
+    """In bytes."""
+
+    #: of all caches of the host; 0 switches caches off
+    total: int
+    #: of those of a project that may read one another
+    project: int
+
+
 class Caches:
     """The caches of one run, for its one thread.
 
     :param folder: of all caches of this control plane on this host
-    :param limit: bytes of all of them; 0 switches caches off
     :param image: id of the image the steps run in, None for processes
     """
 
-    def __init__(self, job: RunJob, folder: Path, limit: int, image: str | None) -> None:
-        self._job, self._folder, self._limit, self._image = job, folder, limit, image
+    def __init__(self, job: RunJob, folder: Path, limits: CacheLimits, image: str | None) -> None:
+        self._job, self._folder, self._limits, self._image = job, folder, limits, image
         self._missing: list[_Entry] = []
 
     def restore(self) -> None:
@@ -77,21 +93,22 @@ class Caches:
         if not wanted:
             return
         with self._job.step("Cache"):
-            if not self._limit or not hasattr(tarfile, "data_filter"):
-                why = "too old a Python" if self._limit else "--cache-limit-mb=0"
+            if not self._limits.total or not hasattr(tarfile, "data_filter"):
+                why = "too old a Python" if self._limits.total else "--cache-limit-mb=0"
                 self._job.log("info", f"This worker keeps no caches ({why}).")
                 return
             for item in wanted:
                 entry = self._entry(item)
-                if not entry.file.exists():
+                source = entry.file if entry.file.exists() else entry.default
+                if not source.exists():
                     self._job.log("info", f"{entry.name}: nothing is kept for this key yet")
                     self._missing.append(entry)
                     continue
                 try:
-                    self._restore(entry)
+                    self._restore(entry, source)
                 except _TROUBLE as error:
                     self._warn(entry, "not restored", error)
-                    if not entry.file.exists():
+                    if not source.exists():
                         self._missing.append(entry)
 
     def save(self) -> None:
@@ -112,12 +129,23 @@ class Caches:
         name = item.get("name") or path
         place = self._image or [platform.system(), platform.machine(), *platform.libc_ver()]
         files = [[name, self._digest(name)] for name in item["key"]]
-        parts = json.dumps([1, name, path, place, files], ensure_ascii=False)
-        key = hashlib.sha256(parts.encode("utf-8", "surrogateescape")).hexdigest()
         trust = "guarded" if job.snapshot["workflow"]["workflow_type"] in GUARDED_TYPES else "open"
-        scope = f"{int(job.snapshot['project']['id'])}-{trust}"
+        folder = self._folder / f"{int(job.snapshot['project']['id'])}-{trust}"
+        own, default = (
+            folder / (_hash([2, ref, name, path, place, files]) + _SUFFIX) for ref in self._refs()
+        )
         base = job.workdir / "home" if is_home else job.checkout_dir
-        return _Entry(name, base, path.removeprefix(_HOME), self._folder / scope / (key + _SUFFIX))
+        return _Entry(name, base, path.removeprefix(_HOME), own, default)
+
+    def _refs(self) -> tuple[str, str]:
+        """Whose caches the run writes, and whose it reads if it has none."""
+        source = self._job.source
+        default = f"refs/heads/{self._job.snapshot['project'].get('default_branch') or 'main'}"
+        if source is None:
+            # No repository takes part, so nobody who pushes to one does.
+            return default, default
+        # A commit that is the end of no branch has caches for itself: its next attempt finds them.
+        return self._job.source_ref or source.commit, default
 
     def _digest(self, name: str) -> str | None:
         """SHA-256 of a file of the checkout; None when there is no such regular file."""
@@ -134,7 +162,7 @@ class Caches:
             return None
         return digest.hexdigest()
 
-    def _restore(self, entry: _Entry) -> None:
+    def _restore(self, entry: _Entry, source: Path) -> None:
         target = entry.target
         _make_parents(entry)
         if os.path.lexists(target) and not _is_empty_folder(target):
@@ -143,20 +171,21 @@ class Caches:
         aside = self._job.workdir / f"cache-{uuid.uuid4().hex}"
         aside.mkdir(mode=0o700)
         try:
-            with open(entry.file, "rb") as file:
+            with open(source, "rb") as file:
                 # The time of its last use decides how long it stays.
-                os.utime(entry.file)
+                os.utime(source)
                 self._extract(file, aside)
             with contextlib.suppress(FileNotFoundError):
                 target.rmdir()
             (aside / target.name).rename(target)
         except (EOFError, tarfile.TarError, zlib.error):
             # It would be of no use to the next run either; this one makes it anew.
-            entry.file.unlink(missing_ok=True)
+            source.unlink(missing_ok=True)
             raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        self._job.log("info", f"{entry.name}: restored {entry.path}")
+        whose = "" if source == entry.file else ", of the default branch"
+        self._job.log("info", f"{entry.name}: restored {entry.path}{whose}")
 
     def _extract(self, file: BinaryIO, aside: Path) -> None:
         with tarfile.open(fileobj=file, mode="r|gz") as archive:
@@ -171,12 +200,14 @@ class Caches:
         if not _is_plain(entry) or not target.is_dir():
             self._job.log("warn", f"{entry.name}: not kept, as {entry.path} is no folder")
             return
-        size = sum(facts.st_size for _path, facts in _files(target))
-        if size > self._limit:
+        # A million empty files fill a disk, too.
+        size = sum(facts.st_size + _PER_FILE for _path, facts in _files(target))
+        limit = min(self._limits)
+        if size > limit:
             self._job.log(
                 "warn",
                 f"{entry.name}: not kept, as its {size >> 20} MiB exceed the worker's limit of"
-                f" {self._limit >> 20} MiB for all caches",
+                f" {limit >> 20} MiB for all caches of a project",
             )
             return
         entry.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -194,23 +225,40 @@ class Caches:
         self._job.log("info", f"{entry.name}: kept {entry.path} ({size >> 10} KiB)")
 
     def _evict(self) -> None:
-        """Remove the longest unused until all together keep the limit."""
-        found = []
+        """Remove the longest unused until those of each project, and all together, keep the limits.
+
+        What exceeds the limit of all goes where the most is: a project that fills it does not push
+        the others out.
+        """
+        found: dict[Path, list[tuple[float, int, Path]]] = {}
         for path, facts in _files(self._folder):
             is_dead = facts.st_mtime < time.time() - _UNFINISHED_SECONDS
             if path.name.endswith(_SUFFIX) or (path.name.endswith(_UNFINISHED) and is_dead):
-                found.append((facts.st_mtime, facts.st_size, path))
-        total = sum(size for _time, size, _path in found)
-        for _time, size, path in sorted(found):
-            if total <= self._limit:
-                break
+                found.setdefault(path.parent, []).append((facts.st_mtime, facts.st_size, path))
+        sizes = {folder: sum(size for _, size, _ in files) for folder, files in found.items()}
+        for files in found.values():
+            files.sort(reverse=True)
+
+        def remove_from(folder: Path, why: str) -> None:
+            _time, size, path = found[folder].pop()
             path.unlink(missing_ok=True)
-            total -= size
-            self._job.log("info", "Removed the longest unused cache, as all exceed the limit")
+            sizes[folder] -= size
+            self._job.log("info", f"Removed the longest unused cache, as {why} the limit")
+
+        for folder in found:
+            while sizes[folder] > self._limits.project:
+                remove_from(folder, "those of the project exceed")
+        while sum(sizes.values()) > self._limits.total:
+            remove_from(max(sizes, key=lambda folder: sizes[folder]), "all exceed")
 
     def _warn(self, entry: _Entry, what: str, error: Exception) -> None:
         words = getattr(error, "strerror", None) or " ".join(str(error).split())
         self._job.log("warn", f"{entry.name}: {what}: {words or type(error).__name__}")
+
+
+def _hash(facts: list[Any]) -> str:
+    text = json.dumps(facts, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _open_regular(path: Path) -> BinaryIO:

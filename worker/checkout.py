@@ -32,7 +32,9 @@ ANSWER_TIMEOUT = 120.0
 _SCP_LIKE = re.compile(r"(?:[\w.+-]+@)?[\w.-]+:(?!/?/)[^:].*")
 #: What `git check-ref-format` refuses, and a leading dash, which would be an option.
 _BAD_REF = re.compile(r"^[-/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|[/.]$|\.lock$|^@$")
-_USER_IN_URL = re.compile(r"(\w[\w+.-]*://)[^/\s'\"]*@")
+# Begins at the colon: the name of the scheme would be tried from each letter of a long word, and a
+# server may answer with a megabyte of them.
+_USER_IN_URL = re.compile(r"(?<=\w)(://)[^/\s'\"]*@")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,7 @@ class _Fetch:
         self._must("init", "--quiet", "--template=")
         self._must("remote", "add", "--", "origin", self.url)
         source = commit or self._resolve(ref)
+        self.job.source_ref = self._ref_of(ref, commit) if commit else source
         self.job.log("info", f"Fetching {commit or ref} from {self.shown}")
         if not self._fetch(source):
             self._fetch_with_history(ref, commit)
@@ -159,6 +162,28 @@ class _Fetch:
 
     def _resolve(self, ref: str) -> str:
         """Return the full name of a branch or, when there is none of that name, a tag."""
+        found, last_words = self._look_up(ref)
+        if found is None:
+            raise self._unreachable(last_words)
+        for full_ref in found:
+            return full_ref
+        raise RunError("unknown_ref", f"{self.shown} has no branch or tag “{ref}”.")
+
+    def _ref_of(self, ref: str, commit: str) -> str:
+        """The full name of ``ref`` when it ends with that commit, else nothing.
+
+        Who queues a run names both, and the commit need not be on the branch. Only caches want to
+        know, so only for them git asks once more.
+        """
+        allowed = self.job.snapshot["project"].get("repository_config") not in (None, "no")
+        if not self.job.config.get("cache") and not allowed:
+            return ""
+        found, _last_words = self._look_up(ref)
+        return next((name for name, end in (found or {}).items() if end == commit), "")
+
+    def _look_up(self, ref: str) -> tuple[dict[str, str] | None, str]:
+        """What has that name: hashes by full names, the first one is meant. None when the
+        repository does not answer, and what git said then."""
         candidates = [f"refs/heads/{ref}", f"refs/tags/{ref}"]
         if ref.startswith("refs/"):
             candidates.insert(0, ref)
@@ -169,12 +194,10 @@ class _Fetch:
             timeout=ANSWER_TIMEOUT,
         )
         if answer.exit_code:
-            raise self._unreachable(answer.stderr)
-        found = {line.partition("\t")[2] for line in answer.stdout.splitlines()}
-        for candidate in candidates:
-            if candidate in found:
-                return candidate
-        raise RunError("unknown_ref", f"{self.shown} has no branch or tag “{ref}”.")
+            return None, answer.stderr
+        lines = [line.partition("\t") for line in answer.stdout.splitlines()]
+        ends = {name: end for end, _tab, name in lines}
+        return {name: ends[name] for name in candidates if name in ends}, ""
 
     def _fetch(self, *refspecs: str, depth: int | None = 1) -> bool:
         """Fetch refs or commits; without ``depth`` the whole history. Return whether it worked."""

@@ -26,6 +26,7 @@ ERROR_CODES: dict[str, str] = {
     "artifact_missing": "A file the run was to keep was not there when its steps had ended.",
     "store_unavailable": "The store of artifacts could not be reached, or failed.",
     "registry_unavailable": "The registry of the tool's image could not be reached, or failed.",
+    "service_failed": "A service of the run did not get ready, or ended before the steps did.",
     "disk_full": "The worker's disk is full.",
     "lease_lost": "The worker could not renew its lease in time and stopped the work.",
     "internal_error": "The worker itself failed; its own log says how.",

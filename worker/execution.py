@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from . import checkout, database, placement, repository_config, run_secrets
 from .artifacts import ArtifactRecorder, Limits
-from .cache import Caches
+from .cache import CacheLimits, Caches
 from .collecting import collect
 from .control.base import Claim, ControlPlane, ControlPlaneError, Refused, Started
 from .control.masked import MaskedControlPlane
@@ -39,7 +39,7 @@ from .logs import LogLine, clean_json, clean_text
 from .masking import Masker
 from .recipes import get_recipe
 from .recipes.base import Outcome, Recipe
-from .services import PostgresService
+from .services import Services
 from .settings import Settings
 from .steps import StepRunner
 from .storage.base import ArtifactStore
@@ -255,15 +255,14 @@ class Execution:
         # Not before the checkout: git has no use for them, and what it starts should not have any.
         job.env.update(self._secrets(job, job.config["secrets"]))
         wants_database = recipe.needs_database if recipe else job.config["database"]
-        service = None
+
+        def give_secret(name: str) -> str:
+            # Of a tool: its registry wants it, no step ever sees it.
+            return self._secrets(job, [{"name": name, "as": "env"}])[name]
+
         try:
             if wants_database and not settings.has_runs_server:
                 raise RunError("setup_error", NO_RUNS_SERVER)
-            if job.config["services"]:
-                service = PostgresService(
-                    job, self._tools.executor, self.guard, settings, self._masker
-                )
-                job.env.update(service.start())
             if wants_database:
                 prefix = database.name_prefix(self._tools.namespace)
                 made = database.create(settings.runs_dsn, prefix, job.run_id, job.epoch)
@@ -271,22 +270,25 @@ class Execution:
                 self._masker.add(made.password, "PGPASSWORD")
                 job.env.update(made.environment())
             image = placement.place(
-                job,
-                recipe,
-                self._tools,
-                run_secrets.folder(self._name),
-                # Of the tool: its registry wants it, no step ever sees it.
-                lambda name: self._secrets(job, [{"name": name, "as": "env"}])[name],
+                job, recipe, self._tools, run_secrets.folder(self._name), give_secret
             )
             self._metadata.update({"image": image} if image else {})
             caches = Caches(
                 job,
                 settings.work_dir / f"caches-{self._tools.namespace}",
-                settings.cache_limit_mb << 20,
+                CacheLimits(settings.cache_limit_mb << 20, settings.cache_project_limit_mb << 20),
                 image["image_id"] if image else None,
             )
             caches.restore()
-            outcome = recipe.run(job) if recipe else self._run_steps(job)
+            services = Services(job, self._tools, self.guard, self._masker)
+            try:
+                if job.config["services"]:
+                    # The list itself: it is filled before one of them may fail.
+                    self._metadata["services"] = services.facts
+                    services.start(give_secret)
+                outcome = recipe.run(job) if recipe else self._run_steps(job)
+            finally:
+                services.stop()
             self._metadata.update(outcome.metadata)
         except RunError:
             self._collect_artifacts(job, None)
@@ -297,8 +299,6 @@ class Execution:
                 caches.save()
             return outcome
         finally:
-            if service:
-                service.stop()
             if job.database:
                 self._drop_database(job)
 

@@ -7,6 +7,7 @@ stop.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,8 +79,9 @@ class RunJob(Job):
         self._guard = guard
         self._control = control
         self._executor = executor
-        self._limits = Limits()
-        self._sandbox: Sandbox | None = None
+        self.limits = Limits()
+        #: what its containers have; None when it has none
+        self.sandbox: Sandbox | None = None
         self._log = run_log
         self._recorder = recorder
         self._step: str | None = None
@@ -96,7 +98,12 @@ class RunJob(Job):
 
     def use(self, executor: Executor, limits: Limits, sandbox: Sandbox | None = None) -> None:
         """From now on start processes with this executor, in these bounds."""
-        self._executor, self._limits, self._sandbox = executor, limits, sandbox
+        self._executor, self.limits, self.sandbox = executor, limits, sandbox
+
+    def widen(self, **changes: Any) -> None:
+        """Let the run's containers from now on have more than that (fields of ``Sandbox``)."""
+        if self.sandbox:
+            self.sandbox = dataclasses.replace(self.sandbox, **changes)
 
     def check(self) -> None:
         """Raise ``RunStopped`` when the run must stop or its time is over."""
@@ -287,8 +294,8 @@ class RunJob(Job):
             lease_deadline=self._guard.deadline,
             timeout=remaining if timeout is None else min(timeout, remaining),
             grace=cancel_grace(self.snapshot, TIMEOUT_GRACE),
-            limits=self._limits,
-            sandbox=self._sandbox,
+            limits=self.limits,
+            sandbox=self.sandbox,
         )
         try:
             handle = self._executor.start(spec, self.workdir / "processes" / str(self._processes))
@@ -356,7 +363,7 @@ class RunJob(Job):
             raise RunError("setup_error", status.error or f"{label} could not be started.")
         if status.reason in _OVER_LIMIT:
             raise RunError("resource_limit", f"{label} {_OVER_LIMIT[status.reason]}.")
-        if status.reason == "lost" and self._sandbox:
+        if status.reason == "lost" and self.sandbox:
             # The world around the step broke, not the step: the usual cause for another try.
             raise RunError("worker_lost", status.error or "The container was lost.")
         if status.reason in ("lost", "stopped"):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import RunError
-from .executors.base import ExecutorError, Sandbox
+from .executors.base import ExecutorError, Relay, Sandbox
 from .executors.choice import Tool, default_limits, read_tool
 from .executors.docker import LABEL_CONTROL_PLANE, LABEL_EPOCH, LABEL_RUN, LABEL_WORKER
-from .executors.docker_images import Credentials
+from .executors.docker_images import Credentials, Image
 
 if TYPE_CHECKING:
     from .execution import Tools
@@ -62,18 +62,8 @@ def _contain(
     secrets: Path,
     give_secret: Callable[[str], str],
 ) -> dict[str, Any]:
-    image = tools.docker.resolve(
-        tool.image,
-        tool.digest,
-        say=lambda line: job.log("info", line),
-        check=job.check,
-        credentials=_credentials(tool, give_secret),
-    )
-    facts = {"tool": tool.name, **image.to_dict()}
-    # Now, as a worker that dies later cannot say it any more.
-    exact = image.digest or image.id
     what = "built-in recipe runs" if recipe else "steps run"
-    job.event("info", f"The {what} in the image {image.reference} ({exact}).", facts)
+    image, facts = resolve(job, tools, tool, give_secret, what)
     if "PATH" not in job.config["env"]:
         # The image's own search path; the worker's means nothing in there.
         job.env.pop("PATH", None)
@@ -90,6 +80,7 @@ def _contain(
         folders=[job.workdir / name for name in writable],
         read_only_folders=helpers,
         network=job.config["network"],
+        relays=_relays(job),
         read_only=tool.read_only,
         tmp_size=tool.tmp_size,
         labels={
@@ -101,6 +92,34 @@ def _contain(
     )
     job.use(tools.docker, tool.limits, sandbox)
     return facts
+
+
+def _relays(job: RunJob) -> list[Relay]:
+    """The way to the run's database, as its environment names it."""
+    found = job.database.environment() if job.database else {}
+    return [Relay(found["PGHOST"], found.get("PGPORT") or "5432")] if "PGHOST" in found else []
+
+
+def resolve(
+    job: RunJob, tools: Tools, tool: Tool, give_secret: Callable[[str], str], what: str
+) -> tuple[Image, dict[str, Any]]:
+    """The image of a tool, pulled if need be, and the facts about it, which are in the trail then.
+
+    :param what: who runs in it, with its verb: ``steps run``
+    :raises ExecutorError: it cannot be had
+    """
+    image = tools.docker.resolve(
+        tool.image,
+        tool.digest,
+        say=lambda line: job.log("info", line),
+        check=job.check,
+        credentials=_credentials(tool, give_secret),
+    )
+    facts = {"tool": tool.name, **image.to_dict()}
+    # Now, as a worker that dies later cannot say it any more.
+    exact = image.digest or image.id
+    job.event("info", f"The {what} in the image {image.reference} ({exact}).", facts)
+    return image, facts
 
 
 def _credentials(tool: Tool, give_secret: Callable[[str], str]) -> Credentials | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -205,6 +205,7 @@ def _withheld(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Conf
     if wanted.get("network") is True and not stored.get("network"):
         reason = "cannot be allowed in the repository: the workflow's own configuration must do it"
         problems.append(ConfigProblem("network", reason))
+    problems += _withheld_tools(stored, wanted)
     known = secret_names(stored)
     for index, name in enumerate(secret_names(wanted)):
         if name not in known:
@@ -214,6 +215,22 @@ def _withheld(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Conf
             )
             problems.append(ConfigProblem(f"secrets[{index}]", reason))
     return problems
+
+
+def _withheld_tools(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> Iterator[ConfigProblem]:
+    """A service's image counts when the run is queued: only those named there are known."""
+    known = {each.get("tool") for each in stored.get("services") or ()}
+    services = wanted.get("services")
+    for index, each in enumerate(services if isinstance(services, list) else ()):
+        tool = each.get("tool") if isinstance(each, Mapping) else None
+        if tool is not None and tool not in known:
+            reason = (
+                f"names {tool}, which no service of the workflow's own configuration names: images"
+                " count when the run is queued, before there is a checkout"
+            )
+            yield ConfigProblem(f"services[{index}].tool", reason)
 
 
 def _below(path: str, problem: ConfigProblem) -> ConfigProblem:

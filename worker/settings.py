@@ -193,6 +193,10 @@ class Settings:
     cache_limit_mb: int = _setting(
         10_240, _number(0, 52_428_800, int), "MiB of caches kept for runs (0: none)"
     )
+    #: Of them those of one project, so that its runs cannot push all others out.
+    cache_project_limit_mb: int = _setting(
+        5_120, _number(1, 52_428_800, int), "MiB of caches kept for the runs of one project"
+    )
     #: Whether to run workflows that name a tool in containers.
     docker: bool = _setting(False, _flag, "run workflows that name a tool in Docker containers")
     #: The engine, on this host as it shares the work directory. Empty: DOCKER_HOST, or the usual.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jsonschema
 
-from . import step_plan
+from . import service_rules, step_plan
 from .workflow_schema import (
     CONFIG_SCHEMA,
     DEFAULT_TIMEOUT,
@@ -53,7 +53,10 @@ def validate_config(workflow_type: str, config: Any) -> list[ConfigProblem]:
         problems.add(ConfigProblem("", f"is of the unknown type {workflow_type!r}"))
     if isinstance(config, Mapping):
         problems.update(_cross_problems(workflow_type, config))
-        problems.update(_service_problems(config))
+        if not any(p.path.startswith("services") for p in problems):
+            problems.update(
+                ConfigProblem(path, reason) for path, reason in service_rules.problems(config)
+            )
         if "steps" in config and not any(p.path.startswith("steps") for p in problems):
             problems.update(_step_problems(config))
         problems.update(
@@ -153,13 +156,6 @@ def _cross_problems(workflow_type: str, config: Mapping[str, Any]) -> Iterator[C
                 yield ConfigProblem(f"env.{name}", "is also named in secrets")
         if "MODULES" in env and config.get("modules"):
             yield ConfigProblem("modules", "is given twice: here and as MODULES in env")
-
-
-def _service_problems(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:
-    if config.get("services") and config.get("database"):
-        yield ConfigProblem("services", "cannot be used beside database: both set PG*")
-    if config.get("services") and "steps" not in config:
-        yield ConfigProblem("services", "has a meaning only beside steps")
 
 
 def _step_problems(config: Mapping[str, Any]) -> Iterator[ConfigProblem]:

@@ -51,7 +51,20 @@ def _text(pattern: str, reason: str, max_length: int, min_length: int = 1) -> di
 
 
 #: Servers a run may have beside its steps.
-SERVICES = ("postgres",)
+MAX_SERVICES = 10
+#: Seconds a service may take until it is ready, when nothing is said, and at most.
+READY_SECONDS, MAX_READY_SECONDS = 60, 1800
+_TOOL = _text(
+    "^[A-Za-z0-9][A-Za-z0-9._/-]*(:[A-Za-z0-9][A-Za-z0-9._-]*)?" + _END,
+    "must be the name of a tool, or name:version",
+    200,
+)
+_WORDS = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": 100,
+    "items": _text("^[^\\u0000]*" + _END, "must not hold a NUL character", 8192, 0),
+}
 SECRET_FORMS = ("env", "file")
 _SECRET_TEXT = _text(
     _SECRET_NAME, "is not a name of a secret (capital letters, digits and _)", SECRET_NAME_LENGTH
@@ -60,6 +73,12 @@ _ENV_NAMES = {
     "pattern": _ENV_NAME,
     "maxLength": 200,
     "x-reason": "is not a name of a variable (capital letters, digits and _)",
+}
+_ENV = {
+    "type": "object",
+    "maxProperties": 200,
+    "propertyNames": _ENV_NAMES,
+    "additionalProperties": _text("^[^\\u0000]*" + _END, "must not hold a NUL character", 32768, 0),
 }
 _TIMEOUT = {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT, "description": "Seconds."}
 
@@ -120,17 +139,64 @@ _STEP: dict[str, Any] = {
     },
 }
 
+_SERVICE: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["name"],
+    "properties": {
+        "name": _text(
+            "^[a-z]([a-z0-9-]*[a-z0-9])?" + _END,
+            "must be the name of a host: small letters, digits and -, beginning with a letter",
+            40,
+        )
+        | {
+            "description": "Without a tool postgres, or postgres- and more: a PostgreSQL server"
+            " that the worker starts. With one the name under which steps find it.",
+        },
+        "tool": _TOOL | {"description": "The image it runs in; the workflow has a tool, too."},
+        "prefix": _text(
+            "^[A-Z][A-Z0-9_]*_" + _END,
+            "must be capital letters, digits and _, with _ at its end",
+            40,
+        )
+        | {
+            "description": "Of a PostgreSQL server of the worker: OTHER_ sets OTHER_PGHOST and so"
+            " on, in place of PGHOST.",
+        },
+        "env": _ENV | {"description": "Variables of the service; it has none of the steps'."},
+        "command": _WORDS
+        | {"description": "Words of the command, in place of the image's; its entry point stays."},
+        "ready": {
+            "type": "object",
+            "description": "How it is known that it is ready; the steps wait for that.",
+            "additionalProperties": False,
+            "properties": {
+                "port": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": 65535,
+                    "description": "When something listens on this TCP port.",
+                },
+                "command": _WORDS
+                | {"description": "When this command succeeds inside the service's container."},
+                "timeout": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": MAX_READY_SECONDS,
+                    "description": f"Seconds until it must be ready, {READY_SECONDS} when absent.",
+                },
+            },
+        },
+    },
+}
+
 CONFIG_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "OdooOps workflow config, version 1",
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "tool": _text(
-            "^[A-Za-z0-9][A-Za-z0-9._/-]*(:[A-Za-z0-9][A-Za-z0-9._-]*)?" + _END,
-            "must be the name of a tool, or name:version",
-            200,
-        ),
+        "tool": _TOOL,
         "timeout": _TIMEOUT | {"description": "Seconds the whole run may take."},
         "cancel_grace": {
             "type": "number",
@@ -175,15 +241,7 @@ CONFIG_SCHEMA: dict[str, Any] = {
                 60,
             ),
         },
-        "env": {
-            "type": "object",
-            "description": "Environment variables of every step.",
-            "maxProperties": 200,
-            "propertyNames": _ENV_NAMES,
-            "additionalProperties": _text(
-                "^[^\\u0000]*" + _END, "must not hold a NUL character", 32768, 0
-            ),
-        },
+        "env": _ENV | {"description": "Environment variables of every step."},
         "secrets": {
             "type": "array",
             "description": "The project's secrets that the steps get: a name, or name and as.",
@@ -210,8 +268,9 @@ CONFIG_SCHEMA: dict[str, Any] = {
         },
         "network": {
             "type": "boolean",
-            "description": "Give the steps' containers a network with a way out. Without it they"
-            " reach their database only. Steps that run as processes always have the host's.",
+            "description": "Give the steps' containers, and those of services, a network with a way"
+            " out. Without it they reach their database and services only. Steps that run as"
+            " processes always have the host's.",
         },
         "modules": {
             "type": "array",
@@ -266,18 +325,8 @@ CONFIG_SCHEMA: dict[str, Any] = {
         "services": {
             "type": "array",
             "description": "Servers of the run's own beside its steps.",
-            "maxItems": 1,
-            "items": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["name"],
-                "properties": {
-                    "name": {
-                        "enum": list(SERVICES),
-                        "description": "postgres: PG* is set for a role that may make databases.",
-                    }
-                },
-            },
+            "maxItems": MAX_SERVICES,
+            "items": _SERVICE,
         },
         "junit": _PATH_PATTERN
         | {"description": "JUnit XML files the steps write; failed tests fail the run."},

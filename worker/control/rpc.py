@@ -8,6 +8,7 @@ or neither: a proxy's error page, a restart, no connection. Only the last kind i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,19 @@ class TokenFile:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
             raise
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep others that use the file from renewing; readers need not wait."""
+        # Not the file itself, which is replaced. This one stays: to remove it would part those who
+        # wait for it from those who come later.
+        name = self.path.with_name(f".{self.path.name}.lock")
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 class RpcControlPlane(KernelCalls):
@@ -270,12 +284,21 @@ class RpcControlPlane(KernelCalls):
     # -- the token ------------------------------------------------------------------------
 
     def renew_token(self) -> bool:
-        """Renew the token when little of its life is left; returns whether it was."""
-        left = datetime.fromisoformat(self._credentials["expires_at"].replace("Z", "+00:00"))
-        seconds = (left - datetime.now(timezone.utc)).total_seconds()
-        if seconds > self._credentials["valid_days"] * 86400 * RENEW_FRACTION:
+        """Renew the token when little of its life is left; returns whether it was.
+
+        Several agents may share the file: one of them renews, the others take what it wrote.
+
+        :raises ControlPlaneError: it was refused
+        :raises OSError: the file cannot be written; then nothing was asked for
+        """
+        if not self._is_due():
             return False
-        with self._lock:
+        with self._lock, self._token_file.locked():
+            self._credentials = self._token_file.load()
+            if not self._is_due():
+                return False
+            # What could not be kept would be lost, and the old token ends an hour later.
+            self._token_file.save(self._credentials)
             # Two requests would each invalidate the other's: not repeated.
             reply = self._call("renew_worker_token", idempotent=False)
             if isinstance(reply, Refused):
@@ -285,6 +308,11 @@ class RpcControlPlane(KernelCalls):
             self._credentials = _credentials(reply)
         _logger.info("The worker token was renewed; valid until %s", reply["expires_at"])
         return True
+
+    def _is_due(self) -> bool:
+        left = datetime.fromisoformat(self._credentials["expires_at"].replace("Z", "+00:00"))
+        seconds = (left - datetime.now(timezone.utc)).total_seconds()
+        return seconds <= self._credentials["valid_days"] * 86400 * RENEW_FRACTION
 
     def _lease_rows(self):
         reply = self._call("list_leases")

@@ -57,6 +57,21 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
+class Relay:
+    """A PostgreSQL server outside that a container reaches through a socket.
+
+    The container finds it by the variables that lead there: where they say ``host`` and ``port``
+    they are made to say where the socket is. A step that names another server there is left alone.
+    """
+
+    #: address, or folder of a socket
+    host: str
+    port: str = "5432"
+    #: of the variables' names: ``OTHER_`` of OTHER_PGHOST
+    prefix: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Sandbox:
     """What only containers have."""
 
@@ -68,6 +83,14 @@ class Sandbox:
     read_only_folders: Sequence[Path] = ()
     #: a network of its own with a way out; without it there is none but the loopback
     network: bool = False
+    #: id of the container whose network, such as it is, this one shares
+    joined: str = ""
+    #: names that stand for the loopback address, for all who share this container's network
+    names: Sequence[str] = ()
+    #: servers outside that it may reach
+    relays: Sequence[Relay] = ()
+    #: user, or user and group, by number; "" is the worker's own
+    user: str = ""
     #: whether the image's files are read-only; /tmp is writable always
     read_only: bool = True
     #: bytes of /tmp and /dev/shm, which lie in memory and count as such

@@ -19,6 +19,7 @@ LABELS = {"process": "process", "docker": "docker"}
 _SIZE = re.compile(r"([1-9]\d{0,15})(k|m|g|)", re.IGNORECASE)
 #: As workflows name them, see ``workflow.CONFIG_SCHEMA``.
 SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
+_USER = re.compile(r"[0-9]{1,10}(:[0-9]{1,10})?")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -61,6 +62,8 @@ class Tool:
     #: the command that starts the image's Odoo
     odoo: tuple[str, ...] = ("odoo",)
     registry_auth: RegistryAuth | None = None
+    #: of services: user, or user and group, by number; "" is the worker's own
+    user: str = ""
 
 
 def read_tool(row: Mapping[str, Any], limits: Limits) -> Tool:
@@ -121,6 +124,12 @@ def _command(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _user(value: Any) -> str:
+    if not isinstance(value, str) or not _USER.fullmatch(value):
+        raise ValueError('must be numbers of a user and a group, like "999:999"')
+    return value
+
+
 def _registry_auth(value: Any) -> RegistryAuth:
     fields = {field.name for field in dataclasses.fields(RegistryAuth)}
     is_whole = isinstance(value, dict) and set(value) == fields
@@ -134,7 +143,7 @@ def _registry_auth(value: Any) -> RegistryAuth:
 
 
 #: Settings that are no limits.
-_OF_TOOL = ("read_only", "tmp_size", "odoo", "registry_auth")
+_OF_TOOL = ("read_only", "tmp_size", "odoo", "registry_auth", "user")
 _READERS: dict[str, Callable[[Any], Any]] = {
     "memory": _size,
     "cpus": _share,
@@ -147,4 +156,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "tmp_size": _size,
     "odoo": _command,
     "registry_auth": _registry_auth,
+    "user": _user,
 }

@@ -22,13 +22,11 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +34,11 @@ import docker
 import requests
 from docker.types import Mount, Ulimit
 
-from . import docker_images, docker_limits
+from . import docker_images, docker_limits, docker_relays
 from .base import Chunk, Executor, ExecutorError, Handle, ProcessSpec, ProcessStatus
+from .docker_inside import Inside
 from .docker_output import OutputStream, open_log
+from .docker_relays import ROOT
 from .files import read_word, write_private
 
 _logger = logging.getLogger(__name__)
@@ -50,8 +50,6 @@ LABEL_CONTROL_PLANE, LABEL_RUN, LABEL_EPOCH, LABEL_WORKER = (
 )
 _UNIX = "unix://"
 DEFAULT_HOST = f"{_UNIX}/var/run/docker.sock"
-#: Where a container finds what we give it.
-ROOT = "/run/odooops"
 #: Seconds for an answer of the engine, and between two looks at a container that seems to live.
 ANSWER_SECONDS, LOOK_SECONDS = 60, 2.0
 #: Seconds an engine may be away before its containers count as lost.
@@ -59,7 +57,6 @@ ENGINE_PATIENCE = 60.0
 #: Seconds after which the worker itself kills what the container's own watchdog should have.
 WATCHDOG_PATIENCE = 5.0
 _INIT = Path(__file__).with_name("container_init.sh")
-_RELAY = Path(__file__).with_name("relay.py")
 _UNREACHABLE = (docker.errors.DockerException, requests.RequestException)
 _RUNGS = ("SIGINT", "SIGTERM", "SIGKILL")
 _REASONS = ("exited", "stopped", "timeout", "lease", "process_limit", "not_started")
@@ -123,6 +120,14 @@ class DockerExecutor(Executor):
             self._client, reference, digest, say=say, check=check, credentials=credentials
         )
 
+    def program(self, image: str) -> docker_images.Program:
+        """See ``docker_images.program``."""
+        return docker_images.program(self._client, image)
+
+    def run_inside(self, handle: Handle, argv: Sequence[str]) -> Inside:
+        """Start a short program beside the container's own."""
+        return Inside(self._client, handle.container, argv)
+
     # The contract
 
     def start(self, spec: ProcessSpec, directory: Path) -> Handle:
@@ -130,17 +135,21 @@ class DockerExecutor(Executor):
             raise ExecutorError("The Docker executor was given no image.")
         docker_limits.require_kept(self._info, spec.limits)
         directory.mkdir(mode=0o700, parents=True)
-        for name in ("control", "end"):
-            (directory / name).mkdir(mode=0o700)
+        # Another user's container reads and writes in them; nobody else gets into what is around.
+        for name, mode in (("control", 0o755), ("end", 0o777)):
+            (directory / name).mkdir()
+            (directory / name).chmod(mode if spec.sandbox.user else 0o700)
         _write_lease(directory, spec.lease_deadline)
         content = {"output_limit": spec.limits.output, "network": None, "program": spec.argv[0]}
         container = ""
         try:
-            env = self._environment(spec, directory)
+            env, mounts, relays = docker_relays.open_all(spec, directory)
+            with self._lock:
+                self._relays.update(relays)
             if spec.sandbox.network:
                 content["network"] = self._make_network(spec)
             write_private(directory / "container.json", json.dumps(content))
-            container = self._create(spec, directory, env, content["network"])
+            container = self._create(spec, directory, env, mounts, content["network"])
             handle = Handle(self.name, directory, container=container)
             write_private(directory / "handle.json", json.dumps(handle.to_dict()))
             self._client.start(container)
@@ -221,7 +230,7 @@ class DockerExecutor(Executor):
         if state.status:
             return
         with contextlib.suppress(FileNotFoundError):
-            write_private(handle.directory / "control" / "stop", f"{int(grace * 100)}\n")
+            _tell(handle.directory, "stop", int(grace * 100))
         state.kill_at = min(state.kill_at, time.monotonic() + grace + WATCHDOG_PATIENCE)
         if grace <= 0:
             self._kill(handle)
@@ -268,15 +277,19 @@ class DockerExecutor(Executor):
     # Making
 
     def _create(
-        self, spec: ProcessSpec, directory: Path, env: dict[str, str], network: str | None
+        self,
+        spec: ProcessSpec,
+        directory: Path,
+        env: dict[str, str],
+        mounts: list[Mount],
+        network: str | None,
     ) -> str:
         sandbox, limits = spec.sandbox, spec.limits
         mounts = [
             Mount(f"{ROOT}/control", str(directory / "control"), "bind", read_only=True),
             Mount(f"{ROOT}/end", str(directory / "end"), "bind"),
+            *mounts,
         ]
-        if (directory / "relay").is_dir():
-            mounts.append(Mount(f"{ROOT}/postgres", str(directory / "relay"), "bind"))
         mounts += [Mount(str(path), str(path), "bind") for path in sandbox.folders]
         mounts += [
             Mount(str(path), str(path), "bind", read_only=True)
@@ -284,7 +297,8 @@ class DockerExecutor(Executor):
         ]
         tmp = f"rw,exec,nosuid,nodev,mode=1777,size={sandbox.tmp_size}"
         host_config = self._client.create_host_config(
-            network_mode=network or "none",
+            network_mode=f"container:{sandbox.joined}" if sandbox.joined else network or "none",
+            extra_hosts=dict.fromkeys(sandbox.names, "127.0.0.1"),
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             read_only=sandbox.read_only,
@@ -308,7 +322,7 @@ class DockerExecutor(Executor):
             command=[*script, *times, *docker_limits.ulimit_words(limits), *spec.argv],
             environment=env,
             working_dir=str(spec.cwd),
-            user=self._user,
+            user=sandbox.user or self._user,
             labels=dict(sandbox.labels),
             healthcheck={"test": ["NONE"]},
             host_config=host_config,
@@ -323,42 +337,10 @@ class DockerExecutor(Executor):
             labels=dict(spec.sandbox.labels),
         )["Id"]
 
-    def _environment(self, spec: ProcessSpec, directory: Path) -> dict[str, str]:
-        """The step's environment; PGHOST becomes the folder of a socket that leads there."""
-        env = dict(spec.env)
-        host = env.get("PGHOST")
-        if not host:
-            return env
-        port = env.get("PGPORT") or "5432"
-        folder = directory / "relay"
-        folder.mkdir(mode=0o700)
-        with _short_path(folder) as short, socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"{short}/.s.PGSQL.{port}")
-            listener.listen(128)
-            target = [f"{host}/.s.PGSQL.{port}"] if host.startswith("/") else [host, port]
-            relay = subprocess.Popen(
-                [
-                    sys.executable, "-I", "-S", str(_RELAY),
-                    str(listener.fileno()), str(folder), *target,
-                ],
-                cwd="/",
-                env={"PATH": os.defpath},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=[listener.fileno()],
-            )  # fmt: skip
-        with self._lock:
-            self._relays[relay.pid] = relay
-        # A socket is never encrypted.
-        env.pop("PGSSLMODE", None)
-        return {**env, "PGHOST": f"{ROOT}/postgres", "PGPORT": port}
-
     def _start_error(self, error: Exception, spec: ProcessSpec) -> ExecutorError:
         words = str(getattr(error, "explanation", "") or "")
         if '"/bin/sh"' in words:
-            return ExecutorError("The tool's image has no /bin/sh, which steps need.")
+            return ExecutorError("The tool's image has no /bin/sh, which steps and services need.")
         if isinstance(error, docker.errors.ImageNotFound):
             return ExecutorError(f"The image {spec.sandbox.image} is no longer on this worker.")
         return docker_images.explain(error, "The container could not be started")
@@ -464,7 +446,12 @@ def _is_over(labels: Mapping[str, str], is_live: Callable[[int, int], bool]) -> 
 def _write_lease(directory: Path, deadline: float) -> None:
     """The deadline on the clock of /proc/uptime, which a shell can read, in its hundredths."""
     uptime = deadline - time.monotonic() + time.clock_gettime(time.CLOCK_BOOTTIME)
-    write_private(directory / "control" / "lease", f"{max(0, int(uptime * 100))}\n")
+    _tell(directory, "lease", max(0, int(uptime * 100)))
+
+
+def _tell(directory: Path, name: str, hundredths: int) -> None:
+    """Something for PID 1; its folder says who may read it."""
+    write_private(directory / "control" / name, f"{hundredths}\n", 0o644)
 
 
 def _read_json(path: Path, key: str) -> Any:
@@ -472,13 +459,3 @@ def _read_json(path: Path, key: str) -> Any:
         return json.loads(path.read_bytes()).get(key)
     except FileNotFoundError:
         return None
-
-
-@contextlib.contextmanager
-def _short_path(folder: Path) -> Iterator[str]:
-    """Another path of a folder: that of a socket may have 107 bytes at most."""
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}"
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import docker
 import requests
@@ -85,6 +85,30 @@ class Image:
 
     def to_dict(self) -> dict[str, Any]:
         return {"reference": self.reference, "image_id": self.id, "digest": self.digest}
+
+
+class Program(NamedTuple):
+    """What an image starts when nobody says otherwise."""
+
+    #: comes before every command
+    entrypoint: tuple[str, ...]
+    #: the command
+    command: tuple[str, ...]
+    #: folder it is started in
+    folder: str
+
+
+def program(client: docker.APIClient, image: str) -> Program:
+    """What the image of that id starts; raises ``ExecutorError``."""
+    found = _inspect(client, image)
+    if found is None:
+        raise ExecutorError(f"The image {image} is no longer on this worker.")
+    config = found.get("Config") or {}
+    return Program(
+        tuple(config.get("Entrypoint") or ()),
+        tuple(config.get("Cmd") or ()),
+        config.get("WorkingDir") or "/",
+    )
 
 
 def explain(error: Exception, what: str) -> ExecutorError:

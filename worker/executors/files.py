@@ -15,10 +15,11 @@ def read_word(path: Path) -> str:
         return ""
 
 
-def write_private(path: Path, content: str) -> None:
-    """Replace a small file in one step, readable by this user only."""
+def write_private(path: Path, content: str, mode: int = 0o600) -> None:
+    """Replace a small file in one step, readable by this user only unless ``mode`` says more."""
     temporary = path.with_name(f".{path.name}.{threading.get_ident()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
+        os.fchmod(descriptor, mode)
         file.write(content)
     os.rename(temporary, path)

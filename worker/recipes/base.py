@@ -70,6 +70,9 @@ class Job(abc.ABC):
     commit: str | None
     #: The same with its message's first line, as ``worker.checkout.fetch`` found it.
     source: Checkout | None = None
+    #: full name of the branch or tag that the repository says it is the end of; empty when it says
+    #: so of none, or was not asked
+    source_ref: str = ""
     #: Facts about the image whose containers the run's processes run in, from now on: tool,
     #: reference, image_id, digest. None: they run as the worker does.
     image: Mapping[str, Any] | None = None

@@ -66,6 +66,7 @@ export class RunLog extends Component {
             version: 0,
             search: "",
             levels: [],
+            step: "",
             follow: false,
             target: 0,
             atEnd: false,
@@ -91,7 +92,12 @@ export class RunLog extends Component {
         ].filter(({ name }) => this.state.counts[name]);
     }
     get isFiltered() {
-        return Boolean(this.state.search || this.state.levels.length);
+        const { search, levels, step } = this.state;
+        return Boolean(search || levels.length || step);
+    }
+    /** Names to choose from: two parts of a log may bear the same one. */
+    get stepNames() {
+        return [...new Set(this.state.steps.map((step) => step.name))];
     }
     get first() {
         return this.state.lines[0]?.seq || 0;
@@ -198,13 +204,14 @@ export class RunLog extends Component {
     }
 
     async fetch(after, limit) {
-        const { search, levels } = this.state;
+        const { search, levels, step } = this.state;
         const page = await this.orm.silent.call("ops.run", "read_log", [
             [this.resId],
             after,
             limit,
             search || null,
             levels.length ? levels : null,
+            step || null,
         ]);
         page.lines = page.lines.map((line) => markRaw(presentLine(line, search)));
         return page;
@@ -339,7 +346,7 @@ export class RunLog extends Component {
 
     async goTo(line) {
         if (this.isFiltered) {
-            Object.assign(this.state, { search: "", levels: [] });
+            Object.assign(this.state, { search: "", levels: [], step: "" });
             return this.open({ line });
         }
         if (line >= this.first && line <= this.last) {
