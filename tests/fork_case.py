@@ -29,6 +29,8 @@ SECONDS = 900
 FORBIDDEN = ("PG", "ODOO_", "ODOOOPS_", "PYTHON", "PYTEST", "MAKE", "GIT_", "VIRTUAL_ENV", "REUSE")
 FORBIDDEN += ("ARGS", "MFLAGS", "DOCKER_HOST")
 AUTHOR = {"user.name": "A Contributor", "user.email": "contributor@example.com"}
+#: The checkout may be somebody else's, as where root tests what a user has cloned.
+TRUST = {"safe.directory": "*"}
 
 
 class ForkCase(unittest.TestCase):
@@ -52,7 +54,7 @@ class ForkCase(unittest.TestCase):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(FORBIDDEN)}
         # Without the Python of the tests and the programs of their server.
         path = [part for part in kept["PATH"].split(":") if not part.startswith(str(ROOT))]
-        settings = {**AUTHOR, f"url.file://{cls.fork.parent}/.insteadOf": ADDRESS}
+        settings = {**AUTHOR, **TRUST, f"url.file://{cls.fork.parent}/.insteadOf": ADDRESS}
         return {
             **kept,
             "PATH": ":".join(path),

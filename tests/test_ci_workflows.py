@@ -112,6 +112,17 @@ class TestCiWorkflows(unittest.TestCase):
                         self.odoo_home(name), f"${{{{ github.workspace }}}}/{other['path']}"
                     )
 
+    def test_what_tests_need_of_the_history_is_fetched(self):
+        release = (ROOT / "tests" / "first_release").read_text(encoding="ascii").strip()
+        self.assertRegex(release, "^[0-9a-f]{40}$")
+        tested = {
+            name: job["steps"][0]["with"].get("fetch-depth")
+            for name, job in jobs()
+            if any(step.get("run", "").startswith("make test") for step in job["steps"])
+        }
+        # By itself the action fetches one commit; test_update takes that one out of the history.
+        self.assertEqual(tested, {"ci.yml: test": 0, "ci.yml: test-system-postgresql": 0})
+
     def test_caches_are_those_of_these_requirements(self):
         for name, job in jobs():
             for step in job["steps"]:
