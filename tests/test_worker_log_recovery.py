@@ -125,6 +125,7 @@ class TestReopened(FolderCase):
         log = RunLog(self.server, 1, 1, self.run_folder, 1, limits=bounds)
         log.start()
         self.addCleanup(log.close)
+        self.log = log
         return log
 
     def write(self, log, first, last):
@@ -145,7 +146,10 @@ class TestReopened(FolderCase):
         self.assertTrue(log.flush(lambda: time.monotonic() > until))
 
     def kill(self, name="killed"):
-        return shutil.copytree(self.run_folder, self.folder / name)
+        copy = shutil.copytree(self.run_folder, self.folder / name)
+        # The dead send nothing.
+        self.log.close()
+        return copy
 
     def recover(self, folder):
         """Bring in what is in the folder; the complete log's lines."""
