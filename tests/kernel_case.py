@@ -93,7 +93,7 @@ class KernelCase(BaseCase):
             self._delete_checkpoints()
             for table in (
                 *("run_event_row", "run_log_line", "run_log_words", "run_log_tail"),
-                *("run_artifact", "run_upload"),
+                *("run_artifact", "run_upload", "run_lease"),
             ):
                 self.db.rows(
                     f"DELETE FROM ops_{table} WHERE run_id IN"

@@ -278,9 +278,10 @@ class SqlDoorData:
         runs = "(SELECT id FROM ops_run WHERE project_id = ANY(%s))"
         cls.db.rows("BEGIN")
         tables = ("ops_run_event_row", "ops_run_log_line", "ops_run")
+        others = ("ops_run_log_words", "ops_run_log_tail", "ops_run_artifact", "ops_run_lease")
         for table in tables:
             cls.db.rows(f"ALTER TABLE {table} DISABLE TRIGGER USER")
-        for table in (*tables[:2], "ops_run_log_words", "ops_run_log_tail", "ops_run_artifact"):
+        for table in (*tables[:2], *others):
             cls.db.rows(f"DELETE FROM {table} WHERE run_id IN {runs}", cls.project_ids)
         cls.db.rows("DELETE FROM ops_run WHERE project_id = ANY(%s)", cls.project_ids)
         for table in tables:
