@@ -193,7 +193,7 @@ BEGIN
                  AND (SELECT p.active AND NOT coalesce(p.paused, false)
                       FROM ops_project p WHERE p.id = f.project_id)
                LIMIT 1) IS NOT NULL
-        LIMIT 3))
+        LIMIT 8))
     ORDER BY g.last_claimed_at, g.project_id
     LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED;
