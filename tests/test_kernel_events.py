@@ -68,6 +68,21 @@ class TestKernelEvents(KernelCase):
                         with self.assertRaises(psycopg2.errors.CheckViolation):
                             self.db.rows(*update)
 
+    def test_no_status_but_those_of_the_state_machine(self):
+        # Rule: R-04
+        """The trigger alone says so: the table has no constraint beside it."""
+        refused = (psycopg2.errors.CheckViolation, psycopg2.errors.NotNullViolation)
+        for start in STATUSES:
+            run_id = self.queue()
+            with self.without_append_only():
+                self.db.rows("UPDATE ops_run SET status = %s WHERE id = %s", start, run_id)
+            for end in ("", "paused", "Claimed", "claimed ", "queued to claimed", None):
+                with self.subTest(start=start, end=end):
+                    with self.assertRaises(refused):
+                        self.db.rows("UPDATE ops_run SET status = %s WHERE id = %s", end, run_id)
+                    self.assertEqual(self.run_row(run_id)["status"], start)
+                    self.assertEqual(len(self.events(run_id)), 1)
+
     def test_a_run_begins_as_queued(self):
         with self.assertRaises(psycopg2.errors.CheckViolation):
             self.db.rows(
