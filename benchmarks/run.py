@@ -17,11 +17,12 @@ from pathlib import Path
 
 import psycopg2
 
-from . import docs, kernel, latency, log_rows, peers, worker_rows
+from . import bare, docs, kernel, latency, log_rows, peers, worker_rows
 from .database import Database, machine
 from .driver import BenchmarkError, percentile
 from .report import Report, Row
 
+BARE = "its rows alone"
 SUBJECTS = ("cycle", "latency", "crowd", "claim", "logs", "output", "artifacts", "docker")
 # A target that names these sizes is judged at these sizes only.
 FULL_FINISHED, FULL_QUEUED, FULL_CROWD_SECONDS = 5_000_000, 100_000, 60
@@ -168,7 +169,11 @@ class Bench:
         def of_peer(peer):
             return lambda count: peer.drain(count, options.peer_jobs)
 
-        drains = {"OdooOps": ours, **{n: of_peer(p) for n, p in self.peers.items()}}
+        def of_rows(count):
+            return bare.drain(site, count, kernel.CONNECTIONS)
+
+        drains = {"OdooOps": ours, BARE: of_rows}
+        drains.update((name, of_peer(peer)) for name, peer in self.peers.items())
         counts, results, commits = {}, {name: [] for name in drains}, []
         warm_up = 100 if options.quick else 500
         for number in range(options.rounds + 1):
@@ -205,6 +210,8 @@ class Bench:
             subject, "OdooOps", ours, "/s", ours / commits, "single-row commits",
             note=f"its clients took {cpu:.2f} CPUs",
         )  # fmt: skip
+        self.add(subject, BARE, rates[BARE], "/s", rates[BARE] / commits, "single-row commits")
+        self.add(subject, f"OdooOps beside {BARE}", ours, "/s", ours / rates[BARE], BARE)
         for name, target in (
             ("graphile-worker", "cycle_graphile"),
             ("procrastinate", "cycle_procrastinate"),
@@ -218,6 +225,10 @@ class Bench:
             self.add(
                 subject, f"OdooOps beside {name}", ours, "/s", ours / rates[name], name, target
             )
+            self.add(
+                subject, f"{BARE} beside {name}", rates[BARE], "/s", rates[BARE] / rates[name],
+                name,
+            )  # fmt: skip
         self.add(subject, "single-row commits, 8 connections", commits, "/s")
 
     def _write_rows(self, subject, name, found):

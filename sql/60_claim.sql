@@ -180,23 +180,22 @@ AS $$
 DECLARE
     v_project_id integer;
 BEGIN
-    SELECT g.project_id INTO v_project_id FROM ops_project_gate g
-    WHERE g.project_id = ANY (ARRAY(
-        SELECT f.project_id
-        -- All gates, but by the index: it leads to the living rows alone. A long transaction leaves
-        -- pages of dead ones behind, as each claim makes one, and a scan of the table reads them.
-        FROM (SELECT project_id FROM ops_project_gate WHERE project_id > 0
-              ORDER BY last_claimed_at, project_id LIMIT 30) f
-        -- No EXISTS: as a join it would read the whole queue.
-        WHERE (SELECT r.id FROM ops_run r
-               WHERE r.status = 'queued' AND r.project_id = f.project_id
-                 AND (SELECT p.active AND NOT coalesce(p.paused, false)
-                      FROM ops_project p WHERE p.id = f.project_id)
-               LIMIT 1) IS NOT NULL
-        LIMIT 8))
-    ORDER BY g.last_claimed_at, g.project_id
-    LIMIT 1
-    FOR NO KEY UPDATE SKIP LOCKED;
+    SELECT g.project_id INTO v_project_id
+    -- All gates, but by the index: it leads to the living rows alone. A long transaction leaves
+    -- pages of dead ones behind, as each claim makes one, and a scan of the table reads them.
+    FROM (SELECT project_id FROM ops_project_gate WHERE project_id > 0
+          ORDER BY last_claimed_at, project_id LIMIT 30) f
+    -- Per project, so that the first gate that is free ends the search.
+    CROSS JOIN LATERAL (
+        SELECT l.project_id FROM ops_project_gate l WHERE l.project_id = f.project_id
+        FOR NO KEY UPDATE SKIP LOCKED) g
+    -- No EXISTS: as a join it would read the whole queue.
+    WHERE (SELECT r.id FROM ops_run r
+           WHERE r.status = 'queued' AND r.project_id = f.project_id
+             AND (SELECT p.active AND NOT coalesce(p.paused, false)
+                  FROM ops_project p WHERE p.id = f.project_id)
+           LIMIT 1) IS NOT NULL
+    LIMIT 1;
     IF FOUND THEN
         RETURN claim_head(v_project_id, p_worker_id, p_labels, p_claim_token);
     END IF;

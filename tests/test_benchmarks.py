@@ -12,8 +12,10 @@ from odoo.tests import tagged
 from odoo.tests.common import get_db_name
 
 from odoo.addons.odooops.benchmarks import (
+    bare,
     containers,
     docs,
+    driver,
     fill,
     invariants,
     kernel,
@@ -205,3 +207,34 @@ class TestInvariants(KernelCase):
         self.assertEqual(invariants.of_finished(self.bench, done), [])
         filled.set_queued(0)
         self.assertEqual(invariants.of_rest(self.bench, 0), [])
+
+    def bare_cycles(self, count):
+        """So many bare life cycles of runs of two projects, by three connections."""
+        pairs = fill.make_projects(self.bench, 2)
+        self.projects += [project for project, _workflow in pairs]
+        site = mock.Mock(db=self.bench)
+        site.name = get_db_name()
+        site.fill = fill.Fill(self.bench, pairs, progress=lambda text: None)
+        try:
+            return bare.drain(site, count, 3)
+        finally:
+            site.fill.set_queued(0)
+
+    def test_bare_life_cycles_write_the_rows_of_the_kernel_and_leave_nothing_behind(self):
+        with mock.patch.object(bare, "_check", side_effect=bare._check) as check:
+            result = self.bare_cycles(9)
+        check.assert_called_once_with(self.bench, 9)
+        self.assertGreater(result["rate"], 0)
+        # Three updates of the run, one each of gate and lease, and the lease's end.
+        self.assertGreaterEqual(result["writes"].dead, 6)
+        self.assertIsNone(self.bench.value("SELECT to_regnamespace(%s)::text", bare.SCHEMA))
+
+    def test_bare_life_cycles_that_lack_a_row_are_no_measurement(self):
+        without = {
+            name: text.replace("DELETE FROM", "SELECT FROM") for name, text in bare.PREPARED.items()
+        }
+        with (
+            mock.patch.object(bare, "PREPARED", without),
+            self.assertRaisesRegex(driver.BenchmarkError, "6 bare life cycles left these rows"),
+        ):
+            self.bare_cycles(6)
