@@ -10,6 +10,7 @@ from odoo import api, fields, models
 from odoo.exceptions import UserError
 from odoo.tools import SQL
 
+from .fields import LastJson
 from .ops_workflow import WORKFLOW_TYPES
 from .statuses import STATUSES, TERMINAL
 
@@ -78,7 +79,8 @@ class OpsRun(models.Model):
     cancel_reason = fields.Char(readonly=True)
     concurrency_group = fields.Char(readonly=True)
     labels = fields.Json(readonly=True)
-    snapshot = fields.Json(readonly=True, prefetch=False)
+    # Most of the row, which changes some ten times; it never does.
+    snapshot = LastJson(readonly=True, prefetch=False)
     metadata = fields.Json(readonly=True)
     epoch = fields.Integer(readonly=True, required=True, default=0, aggregator=None)
     event_seq = fields.Integer(readonly=True, required=True, default=0, aggregator=None)

@@ -1,6 +1,5 @@
 """Agents that die, stop or freeze while their runs go on; runners that are killed."""
 
-import gzip
 import json
 import os
 import signal
@@ -43,9 +42,6 @@ class AdoptionCase(KernelCase):
         before = len(self.messages(run_id))
         wait_for(lambda: len(self.messages(run_id)) >= before + more)
 
-    def store(self):
-        return FilesystemStore(self.folder / "artifacts")
-
     def kill(self, process):
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -56,14 +52,11 @@ class AdoptionCase(KernelCase):
         numbers = [int(text[5:]) for text in messages if text.startswith("line ")]
         (last,) = [int(text[5:]) for text in messages if text.startswith("last ")]
         self.assertEqual(numbers, list(range(1, last + 1)))
-        ((url,),) = self.query(
-            "SELECT artifact_url FROM ops_run_artifact WHERE run_id = %s"
-            " AND artifact_key = 'run.log.gz'",
-            run_id,
-        )
-        with self.store().open(url) as stream:
-            complete = gzip.decompress(stream.read()).decode()
-        self.assertEqual([line.split("\t")[4] for line in complete.splitlines()], messages)
+        self.assertEqual(self.complete_messages(run_id), messages)
+
+    def complete_messages(self, run_id):
+        """The messages of the log that became an artifact."""
+        return [line.split("\t")[4] for line in self.complete_log(run_id).splitlines()]
 
     def adoptions(self, run_id):
         """What the trail says about each agent that took the run."""

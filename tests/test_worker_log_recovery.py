@@ -62,17 +62,7 @@ class TestKilledRunner(AdoptionCase):
         numbers = [int(text[5:]) for text in messages if text.startswith("line ")]
         self.assertEqual(numbers, list(range(1, 5001)))
         self.assertEqual((messages[-1], messages.count(CUT)), (CUT, 1))
-        self.assertEqual(self.complete_log(run_id), messages)
-
-    def complete_log(self, run_id):
-        ((url,),) = self.query(
-            "SELECT artifact_url FROM ops_run_artifact WHERE run_id = %s"
-            " AND artifact_key = 'run.log.gz'",
-            run_id,
-        )
-        with self.store().open(url) as stream:
-            complete = gzip.decompress(stream.read()).decode()
-        return [line.split("\t")[4] for line in complete.splitlines()]
+        self.assertEqual(self.complete_messages(run_id), messages)
 
     def test_what_it_had_not_sent_arrives_before_the_run_ends(self):
         # Rule: R-17

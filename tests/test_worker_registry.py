@@ -92,16 +92,8 @@ class TestRegistry(WithSecretKey, DockerCase):
 
     def everything(self):
         """All the database holds about the run, and what the worker logged, as one text."""
-        parts = [path.read_text() for path in self.folder.glob("worker-*.log")]
-        for table, column in (
-            ("ops_run", "id"),
-            ("ops_run_event", "run_id"),
-            ("ops_run_log", "run_id"),
-            ("ops_run_artifact", "run_id"),
-        ):
-            rows = self.query(f"SELECT t::text FROM {table} t WHERE {column} = %s", self.run_id)
-            parts += [row[0] for row in rows]
-        return "\n".join(parts)
+        logs = [path.read_text() for path in self.folder.glob("worker-*.log")]
+        return "\n".join([self.all_rows_of(self.run_id), *logs])
 
     def assertFailed(self, row, code, *words):
         self.assertEqual((row["status"], row["error_code"]), ("failed", code), row)

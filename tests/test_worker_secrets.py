@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import gzip
 import os
 import stat
 import time
@@ -78,30 +77,8 @@ class TestWorkerSecrets(WithSecretKey, KernelCase):
             self.run_id = self.queue(workflow)
         return self.wait_status(self.run_id, "succeeded", "failed", "canceled")
 
-    def log_file(self):
-        url = self.query(
-            "SELECT artifact_url FROM ops_run_artifact"
-            " WHERE run_id = %s AND artifact_key = 'run.log.gz'",
-            self.run_id,
-        )[0][0]
-        path = self.folder / "artifacts" / url.removeprefix("filesystem:")
-        return gzip.decompress(path.read_bytes()).decode()
-
-    def everything(self):
-        """All the database and the artifact hold about the run, as one text."""
-        parts = [self.log_file()]
-        for table, column in (
-            ("ops_run", "id"),
-            ("ops_run_event", "run_id"),
-            ("ops_run_log", "run_id"),
-            ("ops_run_artifact", "run_id"),
-        ):
-            rows = self.query(f"SELECT t::text FROM {table} t WHERE {column} = %s", self.run_id)
-            parts += [row[0] for row in rows]
-        return "\n".join(parts)
-
     def assertHidden(self, *values):
-        everything = self.everything()
+        everything = self.complete_log(self.run_id) + self.all_rows_of(self.run_id)
         flat = everything.replace("\n", "")
         for value in values:
             self.assertNotIn(value, everything)
@@ -122,7 +99,7 @@ class TestWorkerSecrets(WithSecretKey, KernelCase):
         self.assertIn("to stderr [secret TOKEN]", messages)
         self.assertIn("mode 600", messages)
         self.assertIn("    [secret SSH_KEY]", messages)
-        self.assertIn("[secret TOKEN]", self.log_file())
+        self.assertIn("[secret TOKEN]", self.complete_log(self.run_id))
         path = next(line for line in messages if line.startswith("path "))[5:]
         self.assertFalse(Path(path).parent.exists(), "the file outlived the run")
         self.assertNotIn(str(self.folder), path)

@@ -1,6 +1,7 @@
 """What the worker's tests share: the database, projects with real runs, real workers."""
 
 import contextlib
+import gzip
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from odoo.tests.common import get_db_name
 from odoo.addons import odooops
 from odoo.addons.odooops.worker.control.sql import SqlControlPlane
 from odoo.addons.odooops.worker.executors.docker import LABEL_RUN
+from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 
 from .docker_engine import need_engine
 
@@ -132,6 +134,33 @@ class KernelCase(FolderCase):
     def messages(self, run_id):
         rows = self.query("SELECT message FROM ops_run_log WHERE run_id = %s ORDER BY seq", run_id)
         return [row[0] for row in rows]
+
+    def store(self):
+        """Where the test's workers put artifacts."""
+        return FilesystemStore(self.folder / "artifacts")
+
+    def complete_log(self, run_id):
+        """The text of the run's log as an artifact."""
+        ((url,),) = self.query(
+            "SELECT artifact_url FROM ops_run_artifact WHERE run_id = %s"
+            " AND artifact_key = 'run.log.gz'",
+            run_id,
+        )
+        with self.store().open(url) as stream:
+            return gzip.decompress(stream.read()).decode()
+
+    def all_rows_of(self, run_id):
+        """All that the database holds about a run, as one text."""
+        parts = []
+        for table, column in (
+            ("ops_run", "id"),
+            ("ops_run_event", "run_id"),
+            ("ops_run_log", "run_id"),
+            ("ops_run_artifact", "run_id"),
+        ):
+            rows = self.query(f"SELECT t::text FROM {table} t WHERE {column} = %s", run_id)
+            parts += [row[0] for row in rows]
+        return "\n".join(parts)
 
     def worker_options(self):
         return [
