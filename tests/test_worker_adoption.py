@@ -12,7 +12,6 @@ from pathlib import Path
 
 from odoo.addons.odooops.worker.runner_folder import Orders, RunnerFolder
 from odoo.addons.odooops.worker.settings import Settings
-from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
 
 from .test_worker_executor import running
 from .worker_common import FolderCase, KernelCase, left_in, wait_for
