@@ -10,6 +10,7 @@ from . import driver
 from .database import writes_per
 
 SCHEMA = "bench_bare"
+MOST_MISSED = 10_000  # claims in a row that find nothing
 
 TABLES = f"""
 DROP SCHEMA IF EXISTS {SCHEMA} CASCADE;
@@ -109,7 +110,7 @@ def _check(db, done):
 
 
 def _cycle(db, index, left, projects, connections):
-    """Each connection goes round the projects from its own; one that has none left is passed."""
+    """Each connection goes round the projects, beginning at another one."""
     worker, done = driver.worker_name(index), 0
     for status, statement in PREPARED.items():
         payload = f'{{"to": "{status}", "epoch": 1, "worker_id": "{worker}"}}'
@@ -120,13 +121,16 @@ def _cycle(db, index, left, projects, connections):
         )
     turn, missed = index * len(projects) // connections, 0
     with db.connection.cursor() as cr:
-        while missed < len(projects) and _take(left):
+        while driver.take(left):
             turn += 1
             cr.execute("EXECUTE bare_claim(%s, %s)", (worker, projects[turn % len(projects)]))
             row = cr.fetchone()
             if not row:
+                # None left in this project, or others have locked its last ones.
                 missed += 1
-                _give_back(left)
+                if missed > MOST_MISSED:
+                    raise driver.BenchmarkError("there are fewer runs than there should be")
+                driver.give_back(left)
                 continue
             missed = 0
             run_id, epoch, _snapshot = row
@@ -139,14 +143,3 @@ def _cycle(db, index, left, projects, connections):
                     raise driver.BenchmarkError(f"{statement} changed nothing")
             done += 1
     return done
-
-
-def _take(left):
-    with left.get_lock():
-        left.value -= 1
-        return left.value >= 0
-
-
-def _give_back(left):
-    with left.get_lock():
-        left.value += 1

@@ -83,6 +83,21 @@ def _child(pipe, barrier, database, index, work, arguments, prepared):
         pipe.send((f"{type(error).__name__}: {str(error).strip()}", 0, 0, 0, None))
 
 
+def take(left):
+    """Whether one more is to be done; all processes count down together."""
+    with left.get_lock():
+        if left.value <= 0:
+            return False
+        left.value -= 1
+        return True
+
+
+def give_back(left):
+    """What was taken could not be done yet."""
+    with left.get_lock():
+        left.value += 1
+
+
 def worker_name(index):
     return f"bench-{index}-{uuid.uuid4().hex[:8]}"
 

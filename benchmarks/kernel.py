@@ -92,25 +92,17 @@ def drain(site, queued, count, connections=CONNECTIONS):
 def _cycle(db, index, left):
     worker = driver.worker_name(index)
     done = []
-    while _take(left):
+    while driver.take(left):
         reply = driver.claim(db, worker)
         if reply["run_id"] is None:
             if driver.is_busy(reply):
-                with left.get_lock():
-                    left.value += 1
+                driver.give_back(left)
                 continue
             break
         driver.start(db, worker, reply)
         driver.complete(db, worker, reply)
         done.append(reply["run_id"])
     return done
-
-
-def _take(left):
-    """Whether one more is to be done; all processes count down together."""
-    with left.get_lock():
-        left.value -= 1
-        return left.value >= 0
 
 
 def commit_rate(site, seconds, connections=CONNECTIONS):

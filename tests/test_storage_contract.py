@@ -22,7 +22,7 @@ from odoo.addons.odooops.worker.storage.base import (
     content_disposition,
 )
 from odoo.addons.odooops.worker.storage.filesystem import FilesystemStore
-from odoo.addons.odooops.worker.storage.parts import PART_SIZE, part_size_for
+from odoo.addons.odooops.worker.storage.parts import PARALLEL, PART_SIZE, part_size_for
 from odoo.addons.odooops.worker.storage.s3 import S3Settings, S3Store
 
 from .s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
@@ -365,6 +365,22 @@ class TestS3Store(Contract, S3Case):
             self.assertEqual(stream.read(1 << 20), data[: 1 << 20])
             stream.raw._body._raw_stream._fp.fp.raw._sock.shutdown(2)
             self.assertEqual(stream.read(), data[1 << 20 :])
+
+    def test_more_ranges_than_go_side_by_side_come_in_their_order(self):
+        data = os.urandom((PARALLEL + 1) * PART_SIZE + 1)
+        stored, target = self.put("a/1/x", data), io.BytesIO()
+        self.assertEqual(self.store.fetch(stored.url, target), stored)
+        self.assertTrue(target.getvalue() == data, "other bytes came back")
+
+    def test_a_range_of_another_length_than_asked_for_is_refused(self):
+        stored = self.put("a/1/x", os.urandom(100))
+        for length in (99, 101):
+            reply = {"Body": io.BytesIO(bytes(length))}
+            with (
+                patch.object(self.store._client, "get_object", return_value=reply),
+                self.assertRaisesRegex(StorageError, f"asked for 100 .* sent {length}"),
+            ):
+                self.store.fetch(stored.url, io.BytesIO())
 
 
 class TestNames(FolderCase):

@@ -145,33 +145,51 @@ class RangeDownload:
     def run(self, size: int, target: BinaryIO) -> str:
         """Write the object's ``size`` bytes to ``target``; return their SHA-256, hex."""
         digest = hashlib.sha256()
+        starts = range(0, size, PART_SIZE)
+        # Used again and again: a new one for each range leaves holes in the memory of each thread.
+        free = [bytearray(min(size, PART_SIZE)) for _ in starts[:PARALLEL]]
+        waiting: list[tuple[concurrent.futures.Future, bytearray]] = []
 
-        def take(future: concurrent.futures.Future) -> None:
-            data = future.result()
-            digest.update(data)
-            target.write(data)
+        def take() -> None:
+            future, buffer = waiting.pop(0)
+            part = memoryview(buffer)[: future.result()]
+            digest.update(part)
+            target.write(part)
+            free.append(buffer)
 
         with thread_pool(PARALLEL) as pool:
-            waiting: list[concurrent.futures.Future] = []
-            for start in range(0, size, PART_SIZE):
-                if len(waiting) == PARALLEL:
-                    take(waiting.pop(0))
-                waiting.append(pool.submit(self._get, start, min(start + PART_SIZE, size)))
+            for start in starts:
+                if not free:
+                    take()
+                buffer = free.pop()
+                end = min(start + PART_SIZE, size)
+                waiting.append((pool.submit(self._get, start, end, buffer), buffer))
             while waiting:
-                take(waiting.pop(0))
+                take()
         return digest.hexdigest()
 
-    def _get(self, start: int, end: int) -> bytearray:
-        """The library repeats requests, not the reading of their answers."""
+    def _get(self, start: int, end: int, buffer: bytearray) -> int:
+        """Read a range into the buffer; returns its length. The library repeats requests, not the
+        reading of their answers."""
         for attempt in range(ATTEMPTS):
             try:
                 reply = self._client.get_object(**self._request, Range=f"bytes={start}-{end - 1}")
-                # By pieces: newer versions of Python hold an answer twice that is read at once.
-                data = bytearray()
-                while piece := reply["Body"].read(CHUNK):
-                    data += piece
-                return data
+                return self._read(reply["Body"], end - start, buffer)
             except (BotoCoreError, ReadError):
                 if attempt == ATTEMPTS - 1:
                     raise
         raise AssertionError("unreachable")
+
+    def _read(self, body: Any, size: int, buffer: bytearray) -> int:
+        """By pieces: newer versions of Python hold an answer twice that is read at once."""
+        read = 0
+        while piece := body.read(CHUNK):
+            if read + len(piece) <= size:
+                buffer[read : read + len(piece)] = piece
+            read += len(piece)
+        if read != size:
+            raise StorageError(
+                f"{self._request['Key']} cannot be read: asked for {size} bytes of it, the store"
+                f" sent {read}."
+            )
+        return read
