@@ -44,6 +44,8 @@ class Run:
     seqs: list[int] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
+    #: Whether the log says that the end of the output may be missing.
+    is_output_cut: bool = False
     complete_log: list[str] | None = None
     artifacts: dict[str, Artifact] = field(default_factory=dict)
 
@@ -133,14 +135,16 @@ def _read_events(db: Any, runs: dict[int, Run], part: list[int]) -> None:
 
 
 def _read_lines(db: Any, runs: dict[int, Run], part: list[int]) -> None:
-    for run_id, seq, message, is_printed in db.rows(
-        "SELECT run_id, seq, message, metadata ->> 'stream' = 'stdout' FROM ops_run_log"
+    for run_id, seq, message, is_printed, is_cut in db.rows(
+        "SELECT run_id, seq, message, metadata ->> 'stream' = 'stdout',"
+        " coalesce(metadata ->> 'marker' = 'output_cut', false) FROM ops_run_log"
         " WHERE run_id = ANY(%s) ORDER BY run_id, seq",
         part,
     ):
         run = runs[run_id]
         run.seqs.append(seq)
         run.messages.append(message)
+        run.is_output_cut |= is_cut
         if is_printed:
             run.printed.append(message)
 

@@ -192,6 +192,17 @@ class TestJudge(unittest.TestCase):
             self.history.runs[1].printed = printed
             self.assertIn("the log of run 1 has other lines", self.complaint())
 
+    def test_only_the_end_may_be_missing_and_only_of_a_log_that_says_so(self):
+        run = self.history.runs[1]
+        run.is_output_cut = True
+        lines = list(run.printed)
+        run.printed = lines[:2]
+        self.assertEqual(self.complaints(), [])
+        run.printed = [lines[0], lines[2]]
+        self.assertIn("the log of run 1 has other lines", self.complaint())
+        run.printed, run.is_output_cut = lines[:2], False
+        self.assertIn("the log of run 1 has other lines", self.complaint())
+
     def test_a_complete_log_that_is_not_complete(self):
         self.history.runs[1].complete_log.pop(2)
         self.assertIn("run.log.gz of run 1 has other lines", self.complaint())

@@ -280,7 +280,43 @@ class TestDockerExecutor(DockerCase, FolderCase):
         (self.folder / "fifo").write_text("three\n")
         status, output = self.finish(handle)
         self.assertEqual((status.reason, status.exit_code), ("exited", 5), status)
+        self.assertFalse(status.is_output_cut)
         self.assertEqual(output["stdout"], b"one\ntwo\nthree\n")
+
+    def test_an_end_while_the_engine_is_away_is_told(self):
+        """An engine does not take up what a container said then; its result it knows."""
+        engine = self.own_engine()
+        engine.restart(live_restore=True)
+        self.addCleanup(engine.restart)
+        os.mkfifo(self.folder / "fifo")
+        handle = self.start(f"echo one; read line < fifo; touch {self.folder}/said; exit 5")
+        self.wait_output(handle, b"one\n")
+        engine.stop()
+        self.assertIsNone(self.executor.poll(handle), "The engine is away, not the container.")
+        (self.folder / "fifo").write_text("go\n")
+        wait_for((self.folder / "said").exists)
+        time.sleep(0.5)
+        engine.start(live_restore=True)
+        status, output = self.finish(handle)
+        self.assertEqual((status.reason, status.exit_code), ("exited", 5), status)
+        self.assertTrue(status.is_output_cut)
+        self.assertEqual(output["stdout"], b"one\n")
+
+    def test_output_that_broke_off_is_read_again_before_the_end_is_told(self):
+        """As when the engine was killed after a container's end, its log being whole."""
+        handle = self.start("echo one; echo two; exit 3")
+        self.wait_output(handle, b"one\n")
+        state = self.executor._state(handle)
+        wait_for(lambda: state.stream.ended)
+        state.stream.is_broken = True
+        state.stream._waiting.clear()
+        state.stream.position = 1
+        state.looked_at = 0
+        self.assertIsNone(self.executor.poll(handle))
+        chunks, _offset = self.executor.read_output(handle, 1)
+        wait_for(lambda: self.executor.poll(handle))
+        chunks += self.executor.read_output(handle, 1 + len(chunks))[0]
+        self.assertEqual([bytes(chunk.data) for chunk in chunks], [b"two\n"])
 
     def test_an_engine_that_does_not_answer_is_a_sentence(self):
         with self.assertRaisesRegex(ExecutorError, "does not answer. Start it"):

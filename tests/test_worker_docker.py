@@ -1,11 +1,13 @@
 """Workers that run steps in containers: a real kernel, a real engine, real workers."""
 
 import json
+import time
 import uuid
 
 from odoo.addons.odooops.devtools import embedded
 from odoo.addons.odooops.worker.executors.base import ExecutorError, Limits
 from odoo.addons.odooops.worker.executors.choice import RegistryAuth, read_tool
+from odoo.addons.odooops.worker.job import OUTPUT_CUT
 
 from .docker_engine import IMAGE, import_program
 from .executor_contract import running
@@ -125,6 +127,22 @@ class TestDockerWorker(DockerCase):
         row = self.wait_status(self.queue(with_tool), "succeeded", "failed")
         self.assertEqual(row["error_code"], "setup_error")
         self.assertIn("Docker engine does not answer", row["error_message"])
+
+    def test_the_log_of_a_container_that_ended_without_its_engine_says_so(self):
+        if not self.engine.own:
+            self.skipTest("The engine is somebody else's: it cannot be stopped.")
+        self.engine.own.restart(live_restore=True)
+        self.addCleanup(self.engine.own.restart)
+        steps = [{"name": "Say", "run": "echo one; sleep 3; echo two"}]
+        run_id = self.queue(self.make_workflow(tool=self.tool, steps=steps))
+        self.start_worker()
+        wait_for(lambda: "one" in self.messages(run_id))
+        self.engine.own.stop()
+        time.sleep(4)
+        self.engine.own.start(live_restore=True)
+        row = self.wait_status(run_id, "succeeded", "failed")
+        self.assertEqual(row["status"], "succeeded", row)
+        self.assertIn(OUTPUT_CUT, self.messages(run_id))
 
     def test_memory_and_output_limits_of_the_tool_are_told(self):
         steps = [{"name": "Eat", "run": "tail -c 300m /dev/zero"}]

@@ -46,6 +46,10 @@ CLEANUP_SECONDS = 60.0
 #: Seconds between SIGINT and SIGKILL when a time limit has passed.
 TIMEOUT_GRACE = 10.0
 MAX_EVENT_BYTES = 4096
+OUTPUT_CUT = (
+    "The container ended while the Docker engine was away: what it printed meanwhile may be missing"
+    " here."
+)
 _OVER_LIMIT = {
     "output_limit": "wrote more output than it may and was ended",
     "process_limit": "started more processes than it may and was ended",
@@ -349,6 +353,8 @@ class RunJob(Job):
         finally:
             self._guard.watch(None)
             self._executor.cleanup(handle)
+        if status.is_output_cut:
+            self.log("warn", OUTPUT_CUT, marker="output_cut")
         self._say_how_it_ended(status, label)
         step_timeout = timeout if timeout is not None and timeout < remaining else None
         self._raise_unless_ended(status, label, step_timeout)

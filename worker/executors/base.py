@@ -169,6 +169,8 @@ class ProcessStatus:
     error: str | None = None
     #: The last signal the executor sent before it ended: SIGINT, SIGTERM or SIGKILL.
     rung: str | None = None
+    #: Whether it ended while its output could not be read: the end of it may be missing.
+    is_output_cut: bool = False
 
     @property
     def shell_code(self) -> int:

@@ -62,6 +62,8 @@ LOOK_SECONDS = 2.0
 ENGINE_PATIENCE = 60.0
 #: Seconds after which the worker itself kills what the container's own watchdog should have.
 WATCHDOG_PATIENCE = 5.0
+#: Times that the output of an ended container is asked for when the engine breaks off.
+MOST_REOPENED = 10
 #: Read once: after an upgrade the file is another one, or gone.
 _INIT = Path(__file__).with_name("container_init.sh").read_text(encoding="utf-8")
 _RUNGS = ("SIGINT", "SIGTERM", "SIGKILL")
@@ -76,9 +78,13 @@ class _State:
     status: ProcessStatus | None = None
     looked_at: float = 0.0
     unreachable_since: float | None = None
+    #: Whether the engine was away since the container was last seen alive.
+    was_away: bool = False
     kill_at: float = float("inf")
     output_limit: int | None = None
     is_over_limit: bool = False
+    #: How often the output of a container that had ended was opened again.
+    reopened: int = 0
 
 
 class DockerExecutor(Executor):
@@ -211,14 +217,24 @@ class DockerExecutor(Executor):
         except UNREACHABLE as error:
             return self._unreachable(state, error)
         state.unreachable_since = None
+        state.was_away |= bool(stream and stream.is_broken)
         if found["State"]["Running"] or found["State"]["Paused"]:
             if stream and stream.ended and not state.is_over_limit:
                 # The engine was restarted under a container that lives on: read_output goes on.
                 state.stream = None
+            # Of a container that lives on the engine has got all.
+            state.was_away = False
             return None
         if stream and not stream.ended:
             return None
-        state.status = self._status(handle, state, found["State"])
+        if stream and stream.is_broken and state.reopened < MOST_REOPENED:
+            # It ended while the engine was away: the engine may hold lines that nobody has read.
+            state.reopened += 1
+            state.stream = None
+            return None
+        status = self._status(handle, state, found["State"])
+        # An engine does not take up what a container said that ended while it was away.
+        state.status = dataclasses.replace(status, is_output_cut=state.was_away)
         return state.status
 
     def read_output(
@@ -415,6 +431,7 @@ class DockerExecutor(Executor):
         now = time.monotonic()
         if state.unreachable_since is None:
             state.unreachable_since = now
+            state.was_away = True
             _logger.warning("The Docker engine does not answer: %s", error)
         if now - state.unreachable_since > ENGINE_PATIENCE:
             state.status = _lost(

@@ -117,6 +117,8 @@ class OutputStream:
     def __init__(self, open_log: OpenLog, skip: int, limit: int | None) -> None:
         self.position = skip
         self.ended = False
+        #: Whether it ended because the engine could not be read: there may be more.
+        self.is_broken = False
         #: Whether the container wrote more than ``limit`` bytes (entries count for some, too).
         self.is_over_limit = False
         self._open_log = open_log
@@ -153,11 +155,13 @@ class OutputStream:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        # An error means that the engine is gone, or the container is: poll() finds out which.
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        try:
             self._follow()
             if not self._closed and not self.is_over_limit:
                 self._read_end()
+        except (OSError, http.client.HTTPException):
+            # The engine is gone, or the container is: poll() finds out which.
+            self.is_broken = True
         with self._changed:
             self.ended = True
             self._changed.notify_all()
