@@ -47,8 +47,8 @@ CLEANUP_SECONDS = 60.0
 TIMEOUT_GRACE = 10.0
 MAX_EVENT_BYTES = 4096
 OUTPUT_CUT = (
-    "The container ended while the Docker engine was away: what it printed meanwhile may be missing"
-    " here."
+    "The Docker engine was away before the end of the container was seen: what it printed last may"
+    " be missing here."
 )
 _OVER_LIMIT = {
     "output_limit": "wrote more output than it may and was ended",
