@@ -70,6 +70,22 @@ class TestKernelInterleavings(KernelCase):
         self.assertIn("busy", other["message"])
         self.assertIsNone(self.claim(workers[1]["worker_id"])["run_id"])
 
+    def test_a_claim_passes_by_the_project_whose_gate_another_holds(self):
+        second = self.make_project()
+        first_run, second_run = self.queue(), self.queue(self.make_workflow(second))
+        self.db.rows(
+            "UPDATE ops_project_gate SET last_claimed_at = now() WHERE project_id = %s", second
+        )
+        self.first.rows("BEGIN")
+        self.first.rows(
+            "SELECT FROM ops_project_gate WHERE project_id = %s FOR NO KEY UPDATE", self.project
+        )
+        claimed = self.in_background(self.second, "claim_next_run", worker_id=self.worker())
+        self.addCleanup(self.first.close)  # Before what waits for it, should the claim do so.
+        self.assertEqual(claimed.result(30)["run_id"], second_run)
+        self.first.rows("ROLLBACK")
+        self.assertEqual(self.claim(self.worker())["run_id"], first_run)
+
     def test_a_claim_that_waited_counts_what_was_claimed_meanwhile(self):
         self.db.rows("UPDATE ops_project SET max_running = 1 WHERE id = %s", self.project)
         # The second claim waits 250 ms for the gate: on a slow machine it may give up before the
