@@ -1,5 +1,6 @@
 """Agents that die, stop or freeze while their runs go on; runners that are killed."""
 
+import fcntl
 import json
 import os
 import signal
@@ -211,6 +212,22 @@ class TestRunnerFolder(FolderCase):
         self.assertEqual([f.run_id for f in RunnerFolder.find(self.folder, "abc")], [5])
         self.assertEqual(list(RunnerFolder.find(self.folder, "other")), [])
         self.assertEqual(list(RunnerFolder.find(self.folder / "none", "abc")), [])
+
+    def test_what_a_killed_maker_left_is_removed_and_what_a_slow_one_makes_is_not(self):
+        self.make()
+        base = self.folder / ".runners"
+        slow, killed, early, young = (base / f".new-{number}" for number in range(4))
+        for path in (slow, killed, early, young):
+            path.mkdir()
+        for path in (slow, killed):
+            (path / "alive").touch()
+        lock = os.open(slow / "alive", os.O_RDWR)
+        self.addCleanup(os.close, lock)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in (slow, killed, early):
+            os.utime(path, (time.time() - 60,) * 2)
+        self.assertEqual([f.run_id for f in RunnerFolder.find(self.folder, "abc")], [5])
+        self.assertEqual(sorted(base.glob(".new-*")), [slow, young])
 
     def test_one_keeper_at_a_time(self):
         folder, _alive, keeper = self.make()

@@ -32,8 +32,8 @@ from .executors.files import write_private
 
 FOLDER = ".runners"
 _NAME = re.compile(r"([0-9a-z]+)-(\d+)-(\d+)")
-#: Seconds after which a folder that was never finished belongs to nobody.
-UNFINISHED_SECONDS = 3600.0
+#: Seconds after which a folder that is not finished and that nobody holds is removed.
+UNFINISHED_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class RunnerFolder:
             if match and match[1] == namespace:
                 yield cls(path)
             elif path.name.startswith(".new-") and _age(path) > UNFINISHED_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove_unfinished(path)
 
     def facts(self) -> Mapping[str, Any]:
         """What was known at the start.
@@ -182,6 +182,24 @@ class RunnerFolder:
 
 def _open(path: Path, flags: int = 0) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove a folder whose maker was killed; it holds the lock of what it still makes.
+
+    A maker that was frozen before it took the lock finds that it cannot, and gives its run back.
+    """
+    try:
+        descriptor = _open(path / "alive", os.O_CREAT)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(path, ignore_errors=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(descriptor)
 
 
 def _age(path: Path) -> float:
