@@ -3,10 +3,11 @@
 import contextlib
 import secrets
 import unittest
+from unittest.mock import patch
 
 import psycopg2
 from psycopg2 import sql
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import cursor, make_dsn
 
 from ..worker import database
 from ..worker.errors import RunError
@@ -105,6 +106,46 @@ class TestRunDatabase(DatabaseCase):
         ):
             raise ZeroDivisionError
         self.assertEqual(self.exists(made.name), (False, False))
+
+    # An extension that every server has.
+    @patch.object(database, "EXTENSIONS", ("plpgsql",))
+    def test_a_connection_that_ends_meanwhile_is_what_the_error_names(self):
+        for number, words in enumerate(
+            ("CREATE ROLE", "CREATE DATABASE", "REVOKE ALL", "CREATE EXTENSION"), start=1
+        ):
+            with self.subTest(words):
+                with cut_off_before(words), self.assertRaises(RunError) as caught:
+                    database.create(DSN, self.prefix, number, 1)
+                # The words depend on whether libpq has read the server's last ones.
+                self.assertRegex(
+                    caught.exception.message,
+                    rf"^The run's database {self.prefix}{number}_1 could not be made: "
+                    r"(server closed the|terminating) connection [^\n]*\.$",
+                )
+        database.collect_garbage(DSN, self.prefix, lambda *_: False)
+        self.assertEqual(self.exists(f"{self.prefix}3_1"), (False, False))
+
+
+@contextlib.contextmanager
+def cut_off_before(words):
+    """Connections that the server ends when such a statement is to come, as at its shutdown."""
+
+    class Cursor(cursor):
+        def execute(self, query, values=None):
+            text = query if isinstance(query, str) else query.as_string(self)
+            if words in text:
+                with contextlib.closing(connect(DSN)) as other, other.cursor() as killer:
+                    pid = self.connection.info.backend_pid
+                    killer.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+            super().execute(query, values)
+
+    connect = psycopg2.connect
+
+    def connect_to_be_cut_off(**parameters):
+        return connect(**parameters, cursor_factory=Cursor)
+
+    with patch.object(database.psycopg2, "connect", connect_to_be_cut_off):
+        yield
 
 
 class TestGarbage(DatabaseCase):

@@ -96,7 +96,9 @@ def create(dsn: str, prefix: str, run_id: int, epoch: int) -> RunDatabase:
             try:
                 return _create(admin, name)
             except psycopg2.Error:
-                _drop(admin, name)
+                # What broke first is the cause; what is left is dropped as garbage.
+                with contextlib.suppress(psycopg2.Error):
+                    _drop(admin, name)
                 raise
     except psycopg2.Error as error:
         raise _database_error("made", name, error) from error
@@ -252,6 +254,8 @@ def _add_extensions(database: RunDatabase) -> None:
                         )
                     )
                 except psycopg2.Error as error:
+                    if connection.closed:
+                        raise
                     # Odoo works without; searches are slower or less tolerant.
                     _logger.info(
                         "Extension %s is not available to %s: %s",
@@ -276,7 +280,9 @@ def _as_role(admin: Any, role: str) -> Iterator[None]:
     try:
         yield
     finally:
-        admin.execute("RESET ROLE")
+        # A connection that has ended has no role, and to say so would hide why it ended.
+        if not admin.connection.closed:
+            admin.execute("RESET ROLE")
 
 
 def _drop(admin: Any, name: str) -> None:
