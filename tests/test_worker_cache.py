@@ -1,5 +1,6 @@
 """Caches of real runs: kept and found again, never shared too far, never followed outside."""
 
+import fcntl
 import io
 import os
 import tarfile
@@ -170,6 +171,17 @@ class TestCaches(KernelCase):
         self.assertEqual({self.run_row(run)["status"] for run in runs}, {"succeeded"})
         self.assertEqual(len(self.files()), 1)
         self.assertIn("found word ", "\n".join(self.execute("late")))
+
+    def test_half_a_cache_goes_when_nobody_writes_it_any_more(self):
+        self.execute("one")
+        (whole,) = self.files()
+        dead, written = (whole.with_name(f"{name}.part") for name in ("dead", "written"))
+        dead.touch()
+        with open(written, "xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            commit(self.repository, "lock", "two")
+            self.execute("two")
+            self.assertEqual((dead.exists(), written.exists()), (False, True))
 
     def test_the_longest_unused_goes_when_all_exceed_the_limit(self):
         script = f"{SCRIPT}; head -c 700000 /dev/urandom > deps/noise"

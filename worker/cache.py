@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -25,7 +26,6 @@ import platform
 import shutil
 import stat
 import tarfile
-import time
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
@@ -39,8 +39,6 @@ from .workflow_schema import GUARDED_TYPES
 
 _CHUNK = 1 << 20
 _SUFFIX, _UNFINISHED = ".tar.gz", ".part"
-#: Seconds after which an unfinished file belongs to a worker that died.
-_UNFINISHED_SECONDS = 86400
 #: Bytes that a file takes up besides its content, more or less.
 _PER_FILE = 1024
 _HOME = "~/"
@@ -214,6 +212,8 @@ class Caches:
         unfinished = entry.file.with_name(f"{uuid.uuid4().hex}{_UNFINISHED}")
         try:
             with open(unfinished, "xb") as file:
+                # It goes with the process: what nobody holds is what a killed one has left.
+                fcntl.flock(file, fcntl.LOCK_EX)
                 source = TarGz(target, _open_regular)
                 while data := source.read(_CHUNK):
                     self._job.check()
@@ -232,8 +232,9 @@ class Caches:
         """
         found: dict[Path, list[tuple[float, int, Path]]] = {}
         for path, facts in _files(self._folder):
-            is_dead = facts.st_mtime < time.time() - _UNFINISHED_SECONDS
-            if path.name.endswith(_SUFFIX) or (path.name.endswith(_UNFINISHED) and is_dead):
+            if path.name.endswith(_UNFINISHED):
+                _remove_dead(path)
+            elif path.name.endswith(_SUFFIX):
                 found.setdefault(path.parent, []).append((facts.st_mtime, facts.st_size, path))
         sizes = {folder: sum(size for _, size, _ in files) for folder, files in found.items()}
         for files in found.values():
@@ -269,6 +270,13 @@ def _open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file")
     return os.fdopen(descriptor, "rb")
+
+
+def _remove_dead(unfinished: Path) -> None:
+    """Remove a file that no process writes any more."""
+    with contextlib.suppress(OSError), _open_regular(unfinished) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unfinished.unlink()
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
