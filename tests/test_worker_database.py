@@ -137,7 +137,7 @@ def cut_off_before(words):
                 with contextlib.closing(connect(DSN)) as other, other.cursor() as killer:
                     pid = self.connection.info.backend_pid
                     killer.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
-            super().execute(query, values)
+            return super().execute(query, values)
 
     connect = psycopg2.connect
 
