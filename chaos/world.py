@@ -321,7 +321,11 @@ class World:
         for worker in self.workers:
             if worker.work_dir.is_dir():
                 paths = (*worker.work_dir.iterdir(), *worker.work_dir.glob(".runners/*"))
-                found += [f"the folder {path.name}" for path in paths if path.name != ".runners"]
+                found += [
+                    f"the folder {path.relative_to(worker.work_dir.parent)}"
+                    for path in paths
+                    if path.name != ".runners"
+                ]
         if self.engine:
             for container in self.engine.client.containers(all=True):
                 found.append(f"the container {container['Names'][0]}")

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import time
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
+from odoo.addons.odooops.worker import runner_folder
 from odoo.addons.odooops.worker.runner_folder import Orders, RunnerFolder
 from odoo.addons.odooops.worker.settings import Settings
 
@@ -216,7 +219,7 @@ class TestRunnerFolder(FolderCase):
     def test_what_a_killed_maker_left_is_removed_and_what_a_slow_one_makes_is_not(self):
         self.make()
         base = self.folder / ".runners"
-        slow, killed, early, young = (base / f".new-{number}" for number in range(4))
+        slow, killed, early, young = (base / f".nameless-{number}" for number in range(4))
         for path in (slow, killed, early, young):
             path.mkdir()
         for path in (slow, killed):
@@ -227,7 +230,23 @@ class TestRunnerFolder(FolderCase):
         for path in (slow, killed, early):
             os.utime(path, (time.time() - 60,) * 2)
         self.assertEqual([f.run_id for f in RunnerFolder.find(self.folder, "abc")], [5])
-        self.assertEqual(sorted(base.glob(".new-*")), [slow, young])
+        self.assertEqual(sorted(base.glob(".nameless-*")), [slow, young])
+
+    def test_an_order_that_comes_while_the_folder_is_removed_leaves_nothing(self):
+        for number in range(200):
+            folder, *locks = self.make(run_id=number)
+            with ThreadPoolExecutor(2) as together:
+                calls = [lambda f=folder: f.order(Orders(code="lease_lost"))] * 20
+                orders = [together.submit(call) for call in calls]
+                folder.remove()
+            for order in orders:
+                order.result()
+            for lock in locks:
+                os.close(lock)
+        # Of an order in the middle of its writing others clear away what it made.
+        with patch.object(runner_folder, "NAMELESS_SECONDS", -1):
+            self.assertEqual(list(RunnerFolder.find(self.folder, "abc")), [])
+        self.assertEqual(list((self.folder / ".runners").iterdir()), [])
 
     def test_one_keeper_at_a_time(self):
         folder, _alive, keeper = self.make()

@@ -16,6 +16,7 @@ All times are of the monotonic clock, which is one for all processes of a host.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -32,8 +33,10 @@ from .executors.files import write_private
 
 FOLDER = ".runners"
 _NAME = re.compile(r"([0-9a-z]+)-(\d+)-(\d+)")
-#: Seconds after which a folder that is not finished and that nobody holds is removed.
-UNFINISHED_SECONDS = 10.0
+#: How the name of a folder begins that is being made, or being removed.
+_NAMELESS = ".nameless-"
+#: Seconds after which such a folder is removed by others, when nobody holds it.
+NAMELESS_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +76,20 @@ class RunnerFolder:
         """
         base = work_dir / FOLDER
         base.mkdir(mode=0o700, exist_ok=True)
-        unfinished = base / f".new-{uuid.uuid4().hex}"
-        unfinished.mkdir(mode=0o700)
+        nameless = base / f"{_NAMELESS}{uuid.uuid4().hex}"
+        nameless.mkdir(mode=0o700)
         locks: list[int] = []
         try:
             for name in ("alive", "keeper"):
-                locks.append(_open(unfinished / name, os.O_CREAT))
+                locks.append(_open(nameless / name, os.O_CREAT))
                 fcntl.flock(locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-            write_private(unfinished / "facts.json", json.dumps(facts))
+            write_private(nameless / "facts.json", json.dumps(facts))
             path = base / f"{namespace}-{run_id}-{epoch}"
-            os.rename(unfinished, path)
+            os.rename(nameless, path)
         except BaseException:
             for descriptor in locks:
                 os.close(descriptor)
-            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.rmtree(nameless, ignore_errors=True)
             raise
         return cls(path), locks[0], locks[1]
 
@@ -101,8 +104,8 @@ class RunnerFolder:
             match = _NAME.fullmatch(path.name)
             if match and match[1] == namespace:
                 yield cls(path)
-            elif path.name.startswith(".new-") and _age(path) > UNFINISHED_SECONDS:
-                _remove_unfinished(path)
+            elif path.name.startswith(_NAMELESS) and _age(path) > NAMELESS_SECONDS:
+                _remove_nameless(path)
 
     def facts(self) -> Mapping[str, Any]:
         """What was known at the start.
@@ -176,18 +179,22 @@ class RunnerFolder:
         os.pwrite(self._awake, f"{time.monotonic():020.6f} {os.getpid():10}\n".encode(), 0)
 
     def remove(self) -> None:
-        """All is over."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """All is over. Without its name nobody finds the folder any more, to write another order
+        into what is being removed."""
+        path = self.path
+        with contextlib.suppress(OSError):
+            path = path.rename(path.with_name(f"{_NAMELESS}{uuid.uuid4().hex}"))
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _open(path: Path, flags: int = 0) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
 
 
-def _remove_unfinished(path: Path) -> None:
-    """Remove a folder whose maker was killed; it holds the lock of what it still makes.
+def _remove_nameless(path: Path) -> None:
+    """Remove a folder whose maker or remover was killed; a maker holds the lock of what it makes.
 
-    A maker that was frozen before it took the lock finds that it cannot, and gives its run back.
+    One that was frozen before it took the lock finds that it cannot, and gives its run back.
     """
     try:
         descriptor = _open(path / "alive", os.O_CREAT)
