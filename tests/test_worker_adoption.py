@@ -205,6 +205,26 @@ def _parent(path):
         return 0
 
 
+class TestHostWithoutPower(KernelCase):
+    def test_folders_whose_files_never_reached_the_disk_stop_nobody(self):
+        work_dir = self.folder / "work"
+        work_dir.mkdir()
+        namespace = self.control.namespace()
+        for number, (name, content) in enumerate(
+            [("facts.json", ""), ("facts.json", "{}"), ("facts.json", "[]"), ("orders.json", "")]
+        ):
+            run_id = 2**31 - 1 - number
+            facts = {"worker_id": "w"}
+            folder, *locks = RunnerFolder.make(work_dir, namespace, run_id, 1, facts)
+            for lock in locks:
+                os.close(lock)
+            (folder.path / name).write_text(content)
+        run_id = self.queue(self.make_workflow(steps=[{"name": "x", "run": "true"}]))
+        self.assertEqual(self.start_worker("--until-idle").wait(60), 0)
+        self.assertEqual(self.run_row(run_id)["status"], "succeeded")
+        self.assertEqual(list((work_dir / ".runners").iterdir()), [])
+
+
 class TestRunnerFolder(FolderCase):
     def make(self, run_id=5):
         folder, alive, keeper = RunnerFolder.make(self.folder, "abc", run_id, 2, {"worker_id": "w"})

@@ -235,11 +235,15 @@ class Keeper:
             if lock is None:
                 continue
             try:
-                worker_id = str(folder.facts()["worker_id"])
+                wards.append(Ward(folder, str(folder.facts()["worker_id"]), lock))
             except OSError:
                 os.close(lock)
-                continue
-            wards.append(Ward(folder, worker_id, lock))
+            except (ValueError, KeyError, TypeError):
+                # Files that were never on the disk, as the host lost its power: nothing of the run
+                # lives. What else it left is collected when its lease has ended.
+                _logger.warning("%s cannot be read; it is removed.", folder.path)
+                folder.remove()
+                os.close(lock)
         return wards
 
     def tell_adopted(self, ward: Ward) -> None:

@@ -111,6 +111,7 @@ class RunnerFolder:
         """What was known at the start.
 
         :raises OSError: the runner has ended and removed its folder
+        :raises ValueError: the host lost its power before the file was on the disk
         """
         return json.loads((self.path / "facts.json").read_bytes())
 
@@ -157,7 +158,10 @@ class RunnerFolder:
     # For the runner
 
     def orders(self) -> Orders:
-        """The keeper's last orders."""
+        """The keeper's last orders.
+
+        :raises ValueError: as ``facts``
+        """
         try:
             return Orders(**json.loads((self.path / "orders.json").read_bytes()))
         except FileNotFoundError:
