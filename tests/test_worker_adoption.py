@@ -219,10 +219,14 @@ class TestHostWithoutPower(KernelCase):
             for lock in locks:
                 os.close(lock)
             (folder.path / name).write_text(content)
+        # Unreadable for another reason, as its runner lives.
+        living, alive, keeper = RunnerFolder.make(work_dir, namespace, run_id - 1, 1, {})
+        os.close(keeper)
+        self.addCleanup(os.close, alive)
         run_id = self.queue(self.make_workflow(steps=[{"name": "x", "run": "true"}]))
         self.assertEqual(self.start_worker("--until-idle").wait(60), 0)
         self.assertEqual(self.run_row(run_id)["status"], "succeeded")
-        self.assertEqual(list((work_dir / ".runners").iterdir()), [])
+        self.assertEqual(list((work_dir / ".runners").iterdir()), [living.path])
 
 
 class TestRunnerFolder(FolderCase):

@@ -238,11 +238,12 @@ class Keeper:
                 wards.append(Ward(folder, str(folder.facts()["worker_id"]), lock))
             except OSError:
                 os.close(lock)
-            except (ValueError, KeyError, TypeError):
-                # Files that were never on the disk, as the host lost its power: nothing of the run
-                # lives. What else it left is collected when its lease has ended.
-                _logger.warning("%s cannot be read; it is removed.", folder.path)
-                folder.remove()
+            except (ValueError, KeyError, TypeError) as error:
+                _logger.warning("%s cannot be read: %r", folder.path, error)
+                # A host that lost its power never wrote the files to the disk. What else the run
+                # left is collected when its lease has ended.
+                if not folder.is_alive():
+                    folder.remove()
                 os.close(lock)
         return wards
 

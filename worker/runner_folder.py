@@ -141,6 +141,20 @@ class RunnerFolder:
         finally:
             os.close(descriptor)
 
+    def is_alive(self) -> bool:
+        """Whether the runner has not ended."""
+        try:
+            descriptor = _open(self.path / "alive")
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def order(self, orders: Orders) -> None:
         """Tell the runner; nothing when it has ended."""
         try:
