@@ -120,15 +120,9 @@ class RunnerFolder:
     def keep(self) -> int | None:
         """The lock of the keeper as an open file; None when another agent has it or all is over."""
         try:
-            descriptor = _open(self.path / "keeper")
+            return _take(self.path / "keeper")
         except FileNotFoundError:
             return None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        return descriptor
 
     def wait(self) -> None:
         """Return when the runner has ended."""
@@ -144,16 +138,12 @@ class RunnerFolder:
     def is_alive(self) -> bool:
         """Whether the runner has not ended."""
         try:
-            descriptor = _open(self.path / "alive")
+            descriptor = _take(self.path / "alive")
         except FileNotFoundError:
             return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
+        if descriptor is not None:
             os.close(descriptor)
-        return False
+        return descriptor is None
 
     def order(self, orders: Orders) -> None:
         """Tell the runner; nothing when it has ended."""
@@ -209,21 +199,28 @@ def _open(path: Path, flags: int = 0) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
 
 
+def _take(path: Path, flags: int = 0) -> int | None:
+    """The file, open, with its lock; None when somebody else has that."""
+    descriptor = _open(path, flags)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def _remove_nameless(path: Path) -> None:
     """Remove a folder whose maker or remover was killed; a maker holds the lock of what it makes.
 
     One that was frozen before it took the lock finds that it cannot, and gives its run back.
     """
     try:
-        descriptor = _open(path / "alive", os.O_CREAT)
+        descriptor = _take(path / "alive", os.O_CREAT)
     except OSError:
         return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if descriptor is not None:
         shutil.rmtree(path, ignore_errors=True)
-    except BlockingIOError:
-        return
-    finally:
         os.close(descriptor)
 
 
