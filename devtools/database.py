@@ -76,7 +76,16 @@ def drop(server, name):
         "SELECT 1 FROM pg_database"
         f" WHERE datname = '{name}' AND shobj_description(oid, 'pg_database') = '{MARK}'"
     )[0]
-    if mark:
+    if not mark:
+        return
+    server.execute(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+        f" WHERE datname = '{name}' AND pg_has_role(usesysid, 'USAGE')"
+    )
+    try:
+        # Unlike WITH (FORCE) this sends an autovacuum away, which a role like ours may not end.
+        server.execute(f"DROP DATABASE {name}")
+    except SqlError:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -18,6 +18,7 @@ from odoo.tests.common import BaseCase
 
 from odoo.addons import odooops
 
+from ..worker.database import drop_database
 from .recipe_job import odoo_argv
 
 #: The folder in which Odoo found this addon, under its name.
@@ -85,7 +86,12 @@ class OdooDatabase:
 
     def drop(self):
         """Drop the database, with the connections to it. What is gone is no error."""
-        administer("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)
+        connection = connect("postgres")
+        try:
+            with connection.cursor() as admin:
+                drop_database(admin, self.name)
+        finally:
+            connection.close()
 
 
 class DatabaseCase(BaseCase):

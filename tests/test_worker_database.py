@@ -12,6 +12,7 @@ from psycopg2.extensions import cursor, make_dsn
 from ..worker import database
 from ..worker.errors import RunError
 from .recipe_job import DSN
+from .worker_common import wait_for
 
 
 class DatabaseCase(unittest.TestCase):
@@ -185,3 +186,32 @@ class TestMissingPrivilege(DatabaseCase):
             database.create("host=127.0.0.1 port=1 dbname=x", self.prefix, 1, 1)
         self.assertEqual(caught.exception.code, "database_error")
         self.assertIn("Connection refused", caught.exception.message)
+
+
+class TestAutovacuum(DatabaseCase):
+    """A superuser's process works in the database, which DROP DATABASE WITH (FORCE) may not end."""
+
+    def test_a_database_in_which_an_autovacuum_works_is_dropped(self):
+        made = database.create(DSN, self.prefix, 1, 1)
+        connection = made.connect()
+        connection.autocommit = True
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            # Its many pages are vacuumed one by one with a pause after each.
+            cursor.execute(
+                "CREATE TABLE slow (words text) WITH (autovacuum_vacuum_threshold = 0,"
+                " autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_limit = 1,"
+                " autovacuum_vacuum_cost_delay = 100)"
+            )
+            cursor.execute("INSERT INTO slow SELECT repeat('x', 800) FROM generate_series(1, 9999)")
+            cursor.execute("DELETE FROM slow")
+        # It comes to each database once a minute (autovacuum_naptime).
+        wait_for(lambda: self.is_vacuumed(made.name), 180)
+        database.drop(DSN, made.name)
+        self.assertEqual(self.exists(made.name), (False, False))
+
+    def is_vacuumed(self, name):
+        """Return whether an autovacuum works in the database."""
+        # What kind of process it is stays hidden from a role like ours, not that it is nobody's.
+        return self.query(
+            "SELECT pid FROM pg_stat_activity WHERE datname = %s AND usesysid IS NULL", (name,)
+        )

@@ -297,21 +297,26 @@ def _drop(admin: Any, name: str) -> None:
     admin.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
     if admin.fetchone():
         with _as_role(admin, name) if role_exists else contextlib.nullcontext():
-            _drop_database(admin, name)
+            drop_database(admin, name)
     if role_exists:
         admin.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(identifier))
 
 
-def _drop_database(admin: Any, name: str) -> None:
-    """End the connections of the run's role and drop the database.
+def drop_database(admin: Any, name: str) -> None:
+    """End the connections that the role of ``admin`` may end, and drop the database if it exists.
 
     Plain DROP DATABASE sends a working autovacuum away and waits some seconds for it; WITH (FORCE)
     may not, since autovacuum is a superuser's process. So force comes last.
+
+    :param admin: a cursor in autocommit, outside the database
+    :raises psycopg2.Error: when others are connected whom the role may not send away
     """
     statement = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name))
     for options in ("", "", " WITH (FORCE)"):
         admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [name]
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE %(name)s IN (datname, usename) AND pg_has_role(usesysid, 'USAGE')",
+            {"name": name},
         )
         try:
             admin.execute(statement + sql.SQL(options))
