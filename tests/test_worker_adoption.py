@@ -240,6 +240,18 @@ class TestRunnerFolder(FolderCase):
         self.assertEqual(list(RunnerFolder.find(self.folder, "other")), [])
         self.assertEqual(list(RunnerFolder.find(self.folder / "none", "abc")), [])
 
+    def test_what_is_no_folder_is_nobodys(self):
+        self.make()
+        (self.folder / ".runners" / "abc-6-2").touch()
+        self.assertEqual([f.run_id for f in RunnerFolder.find(self.folder, "abc")], [5])
+
+    def test_orders_of_a_later_version_are_understood_as_far_as_can_be(self):
+        # An agent adopts runners that an earlier version began.
+        folder, _alive, _keeper = self.make()
+        orders = {"sent_at": 1.5, "lease_seconds": 60.0, "of_a_later_version": True}
+        (folder.path / "orders.json").write_text(json.dumps(orders))
+        self.assertEqual(folder.orders(), Orders(1.5, 60.0))
+
     def test_what_a_killed_maker_left_is_removed_and_what_a_slow_one_makes_is_not(self):
         self.make()
         base = self.folder / ".runners"

@@ -102,7 +102,7 @@ class RunnerFolder:
             return
         for path in paths:
             match = _NAME.fullmatch(path.name)
-            if match and match[1] == namespace:
+            if match and match[1] == namespace and path.is_dir():
                 yield cls(path)
             elif path.name.startswith(_NAMELESS) and _age(path) > NAMELESS_SECONDS:
                 _remove_nameless(path)
@@ -162,14 +162,16 @@ class RunnerFolder:
     # For the runner
 
     def orders(self) -> Orders:
-        """The keeper's last orders.
+        """The keeper's last orders, without what only a later version would understand.
 
         :raises ValueError: as ``facts``
         """
         try:
-            return Orders(**json.loads((self.path / "orders.json").read_bytes()))
+            orders = json.loads((self.path / "orders.json").read_bytes())
         except FileNotFoundError:
             return Orders()
+        known = {field.name for field in dataclasses.fields(Orders)}
+        return Orders(**{name: value for name, value in orders.items() if name in known})
 
     def is_kept(self) -> bool:
         """Whether an agent lives that keeps the runner."""
