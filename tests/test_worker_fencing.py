@@ -13,10 +13,13 @@ import threading
 import time
 import unittest.mock
 
+import psycopg2
+from psycopg2 import sql
 from psycopg2.extensions import make_dsn
 
 from odoo.tests import tagged
 
+from ..worker import database
 from .test_worker_adoption import AdoptionCase
 from .test_worker_executor import running
 from .test_worker_log_shipping import Proxy
@@ -155,6 +158,30 @@ class TestFrozen(FencingCase):
         self.assertEqual(self.known(run_id), known)
         self.assertEqual(len(running("71501")), 2)
         self.assertIsNone(worker.poll())
+
+    def test_work_that_is_done_when_the_lease_ends_is_no_success_without_its_log(self):
+        # Rule: R-06
+        # Nobody reaps meanwhile, so that the control plane would still take its word.
+        run_id, _worker = self.start_counting("--reap-seconds=300", database=True)
+        runner = self.runners()[run_id]
+        (folder,) = (self.folder / "work" / ".runners").glob(f"*-{run_id}-1")
+        name = f"{database.name_prefix(folder.name.split('-')[0])}{run_id}_1"
+        with contextlib.closing(psycopg2.connect(self.dsn)) as holder:
+            with holder.cursor() as cursor:
+                comment = sql.SQL("COMMENT ON DATABASE {} IS 'not to be dropped yet'")
+                cursor.execute(comment.format(sql.Identifier(name)))
+            self.end()
+            wait_for(
+                lambda: self.query("SELECT pid FROM pg_stat_activity WHERE wait_event = 'object'")
+            )
+            os.kill(runner, signal.SIGSTOP)
+            self.addCleanup(self._continue, runner)
+            time.sleep(LONG)
+            holder.rollback()
+        self.assertEqual(self.run_row(run_id)["status"], "running")
+        os.kill(runner, signal.SIGCONT)
+        row = self.wait_status(run_id, "succeeded", "failed")
+        self.assertEqual((row["status"], row["error_code"]), ("failed", "lease_lost"))
 
     @staticmethod
     def _continue(pid):

@@ -384,12 +384,16 @@ class Execution:
     def _finish(self, outcome: Outcome) -> None:
         """Bring in the rest of the log, store it whole, complete the run."""
         failed = outcome.error_code or outcome.exit_code
+        is_lost, stopped = self.guard.is_lost, self.guard.stopped
+        if is_lost and stopped and not failed:
+            # The control plane may not have noticed, but the log is not stored any more.
+            outcome, failed = Outcome(None, stopped.code, stopped.message), stopped.code
         if failed:
             code = outcome.error_code or "exit_code"
             self._say("error", f"{outcome.error_message or ''} ({code})".strip())
         else:
             self._say("info", "Succeeded")
-        if self._log and not self.guard.is_lost:
+        if self._log and not is_lost:
             self._log.flush(lambda: self.guard.is_lost)
             outcome = self._store_log(outcome)
         self._complete(outcome)
