@@ -63,6 +63,17 @@ class TestFinder(FolderCase):
         found = list(find_files(self.folder, [{"path": "out", "archive": True}, {"path": "**"}]))
         self.assertEqual([item.key for item in found], ["out.tar.gz", "out/deep/a"])
 
+    def test_the_checkout_itself_is_its_files_or_one_archive(self):
+        (self.folder / "out").mkdir()
+        (self.folder / "out" / "a").write_text("a")
+        for path in (".", "./", "**"):
+            found = [item.key for item in find_files(self.folder, [{"path": path}])]
+            self.assertEqual(found, ["out/a"])
+        whole, *rest = find_files(self.folder, [{"path": ".", "archive": True}])
+        self.assertEqual((whole.key, whole.path, rest), ("checkout.tar.gz", self.folder, []))
+        found = find_files(self.folder, [{"path": "**", "archive": True}])
+        self.assertEqual([item.key for item in found], ["checkout.tar.gz", "out.tar.gz"])
+
     def test_a_pattern_that_finds_only_what_was_found_has_matched(self):
         (self.folder / "a").write_text("a")
         finder = Finder(self.folder)

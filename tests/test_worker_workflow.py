@@ -83,8 +83,13 @@ class TestWorkflowConfig(unittest.TestCase):
     def test_artifact_paths_cannot_leave_the_checkout(self):
         for path in ("/etc/passwd", "../x", "a/../x", "a/..", "a\\b", "a\0b"):
             self.assert_problem("artifacts[0].path must be a path", {"artifacts": [{"path": path}]})
-        for path in ("odoo.log", "a..b/*.xml", "**/*.log", ".coverage"):
+        for path in ("odoo.log", "a..b/*.xml", "**/*.log", ".coverage", ".", "**", "a/**/b/**"):
             self.assertEqual(self.problems({"artifacts": [{"path": path}]}), [])
+
+    def test_two_stars_stand_alone_and_not_often(self):
+        for path in ("a**", "**b", "a/***/b", "**/*/**/*/**"):
+            for config in ({"artifacts": [{"path": path}]}, {"junit": path}):
+                self.assert_problem("** stands between slashes, twice at most", config)
 
     def test_a_line_end_does_not_hide_behind_the_end_of_a_pattern(self):
         self.assert_problem("env.A\n is not a name", {"env": {"A\n": "x"}})

@@ -108,14 +108,19 @@ class Finder:
                 continue
             self._seen.add(real)
             relative = path.relative_to(self._root)
-            name = relative.with_name(f"{relative.name or 'checkout'}.tar.gz")
+            name = relative.parent / f"{relative.name or 'checkout'}.tar.gz"
             key = _unique(key_of(name if is_folder else relative), self._keys)
             yield FoundFile(key, real, pattern.get("expire_in"))
 
     def _matches(self, pattern: str, is_archive: bool) -> Iterator[Path]:
         if pattern.startswith("/") or ".." in pattern.split("/"):
             return
-        for path in sorted(self._root.glob(pattern.rstrip("/"))):
+        # Path.glob() takes no pattern that is empty: the checkout itself.
+        parts = [part for part in pattern.split("/") if part not in ("", ".")]
+        paths = sorted(self._root.glob("/".join(parts))) if parts else [self._root]
+        for path in paths:
+            if parts[-1:] == ["**"] and not path.is_dir():
+                continue  # Since Python 3.13 it means files, too.
             is_inside = path.resolve().is_relative_to(self._root)
             if path.is_dir() and is_inside and not is_archive:
                 yield from sorted(item for item in path.rglob("*") if not item.is_dir())

@@ -85,9 +85,12 @@ _TIMEOUT = {"type": "integer", "minimum": 1, "maximum": MAX_TIMEOUT, "descriptio
 # Neither absolute nor with a part that is . or ..
 _BELOW = "(?!/)(?!(.*/)?\\.\\.?(/|$))"
 _PLAIN = "[^*?\\u0000-\\u001f\\\\]"
+# With each further ** the tree is gone through once more for every level of it.
 _PATH_PATTERN = _text(
-    "^(?!/)(?!(.*/)?\\.\\.(/|$))[^\\u0000-\\u001f\\\\]+" + _END,
-    "must be a path or pattern (* ? **) below the checkout, without ..",
+    "^(?!/)(?!(.*/)?\\.\\.(/|$))(?!(.*\\*\\*){3})(?!.*([^/]\\*\\*|\\*\\*[^/]))"
+    "[^\\u0000-\\u001f\\\\]+" + _END,
+    "must be a path or pattern (* ? **) below the checkout, without ..; ** stands between slashes, "
+    "twice at most",
     500,
 )
 
