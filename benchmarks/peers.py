@@ -23,6 +23,11 @@ from .driver import BenchmarkError
 
 FOLDER = Path(__file__).resolve().parent
 PREFIX = "ODOOOPS_BENCH_"
+GRAPHILE = "graphile-worker"
+PROCRASTINATE = "procrastinate"
+#: One process of Python keeps to one processor.
+PROCRASTINATE_TWICE = "procrastinate, 2 processes"
+NAMES = (GRAPHILE, PROCRASTINATE, PROCRASTINATE_TWICE)
 
 
 class Peer:
@@ -94,14 +99,15 @@ class Peer:
 def start_all(progress):
     """The peers that are installed, by name, and the reasons why others are missing."""
     found, missing = {}, {}
-    for name, argv in (
-        ("graphile-worker", _graphile()),
-        ("procrastinate", _procrastinate()),
+    for name, program, argv, database in (
+        (GRAPHILE, "GRAPHILE", _graphile(), "GRAPHILE"),
+        (PROCRASTINATE, "PROCRASTINATE", _procrastinate(1), "PROCRASTINATE"),
+        (PROCRASTINATE_TWICE, "PROCRASTINATE", _procrastinate(2), "PROCRASTINATE2"),
     ):
-        database = os.environ.get(f"{PREFIX}{name.split('-')[0].upper()}_DB")
+        database = os.environ.get(f"{PREFIX}{database}_DB")
         if not argv or not database:
             missing[name] = os.environ.get(
-                f"{PREFIX}{name.split('-')[0].upper()}_MISSING", "not installed for this run"
+                f"{PREFIX}{program}_MISSING", "not installed for this run"
             )
             continue
         try:
@@ -117,6 +123,6 @@ def _graphile():
     return [node, str(Path(folder) / "peer.mjs")] if node and folder else None
 
 
-def _procrastinate():
+def _procrastinate(processes):
     python = os.environ.get(f"{PREFIX}PROCRASTINATE")
-    return [python, str(FOLDER / "procrastinate_peer.py")] if python else None
+    return [python, str(FOLDER / "procrastinate_peer.py"), str(processes)] if python else None

@@ -1,7 +1,8 @@
-"""procrastinate as a peer of benchmarks/peers.py: its own asyncio worker in this process.
+"""procrastinate as a peer of benchmarks/peers.py: its own asyncio worker.
 
-The connector's pool has a connection per job and one more for LISTEN. Run by a Python of its
-own (requirements/bench.txt), so it imports nothing of this package.
+In this process or, as its first argument says, in several that share the jobs: one keeps to one
+processor. The connector's pool has a connection per job and one more for LISTEN. Run by a Python
+of its own (requirements/bench.txt), so it imports nothing of this package.
 """
 
 import asyncio
@@ -56,15 +57,56 @@ async def queue(count):
 
 
 async def drain(count, connections):
-    """Let a worker run until the queue is empty."""
-    begun.clear()
+    """Let a worker or several run until the queue is empty."""
     done = await _count("succeeded")
-    await app.run_worker_async(wait=False, concurrency=connections, install_signal_handlers=False)
-    last = time.monotonic()
+    if PROCESSES == 1:
+        times = [await _work(connections)]
+    else:
+        times = await _work_together(connections // PROCESSES)
     completed = await _count("succeeded") - done
     if completed != count:
         raise RuntimeError(f"{completed} of {count} jobs succeeded")
-    return {"seconds": last - begun[0], "jobs": count}
+    return {
+        "seconds": max(last for _first, last in times) - min(first for first, _last in times),
+        "jobs": count,
+    }
+
+
+async def _work(connections):
+    """One worker, to the end of the queue: when its first job began, and when it had ended."""
+    begun.clear()
+    await app.run_worker_async(wait=False, concurrency=connections, install_signal_handlers=False)
+    last = time.monotonic()
+    return begun[0] if begun else last, last
+
+
+async def _work_together(connections):
+    """The same by several processes; all of them have one monotonic clock."""
+    workers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, __file__, "one-of-several", str(connections),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )
+        for _ in range(PROCESSES)
+    ]  # fmt: skip
+    try:
+        for worker in workers:
+            await worker.stdout.readline()
+        for worker in workers:
+            worker.stdin.write(b"\n")
+        return [json.loads(await worker.stdout.readline()) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.stdin.close()
+            await worker.wait()
+
+
+async def be_one_of_several(connections):
+    """Say so when connected, wait for the word, work, and tell the times."""
+    async with app.open_async():
+        _say({})
+        if await asyncio.to_thread(sys.stdin.readline):
+            _say(await _work(connections))
 
 
 async def waits(count):
@@ -110,4 +152,8 @@ def _say(answer):
     sys.stdout.flush()
 
 
-asyncio.run(main())
+if sys.argv[1] == "one-of-several":
+    asyncio.run(be_one_of_several(int(sys.argv[2])))
+else:
+    PROCESSES = int(sys.argv[1])
+    asyncio.run(main())

@@ -125,9 +125,13 @@ class Bench:
     def run(self):
         if not (self.options.quick or self.options.no_peers):
             self.peers, self.missing = peers.start_all(_progress)
-            self.report.machine.update({n: peer.version for n, peer in self.peers.items()})
+            self.report.machine.update(
+                (name, self.peers[name].version)
+                for name in (peers.GRAPHILE, peers.PROCRASTINATE)
+                if name in self.peers
+            )
         else:
-            self.missing = dict.fromkeys(("graphile-worker", "procrastinate"), "left out")
+            self.missing = dict.fromkeys(peers.NAMES, "left out")
         for name in self.options.only or SUBJECTS:
             _progress(f"-- {name}")
             try:
@@ -198,7 +202,7 @@ class Bench:
             name: statistics.median(result["rate"] for result in found)
             for name, found in results.items()
         }
-        self.graphile_rate = rates.get("graphile-worker")
+        self.graphile_rate = rates.get(peers.GRAPHILE)
         cpu = statistics.median(result["cpu"] for result in results["OdooOps"])
         self._cycle_rows(subject, rates, statistics.median(commits), cpu)
         for name, found in results.items():
@@ -213,8 +217,9 @@ class Bench:
         self.add(subject, BARE, rates[BARE], "/s", rates[BARE] / commits, "single-row commits")
         self.add(subject, f"OdooOps beside {BARE}", ours, "/s", ours / rates[BARE], BARE)
         for name, target in (
-            ("graphile-worker", "cycle_graphile"),
-            ("procrastinate", "cycle_procrastinate"),
+            (peers.GRAPHILE, "cycle_graphile"),
+            (peers.PROCRASTINATE, "cycle_procrastinate"),
+            (peers.PROCRASTINATE_TWICE, ""),
         ):
             if name not in rates:
                 self.not_measured(subject, name, self.missing[name], "jobs/s")
@@ -246,7 +251,7 @@ class Bench:
         """One idle worker; ours, then the peers."""
         subject = "queue_run to started"
         self._wait_rows(subject, "OdooOps", latency.waits(self.site("work"), self.options.runs))
-        for name in ("graphile-worker", "procrastinate"):
+        for name in (peers.GRAPHILE, peers.PROCRASTINATE):
             if name in self.peers:
                 self._wait_rows(subject, name, self.peers[name].waits(self.options.runs))
             else:
@@ -325,7 +330,7 @@ class Bench:
         ratio = rate / self.graphile_rate if self.graphile_rate else None
         self.add(
             subject, f"{finished:,} finished, {queued:,} queued", rate, "/s", ratio,
-            "graphile-worker" if ratio else "",
+            peers.GRAPHILE if ratio else "",
         )  # fmt: skip
 
     # -- logs -----------------------------------------------------------------------------

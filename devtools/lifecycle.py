@@ -16,7 +16,7 @@ from .errors import SetupError
 from .progress import note, say, warn
 
 BENCH_COPIES = ("_work", "_none", "_filled")
-BENCH_PEERS = ("_graphile", "_procrastinate")
+BENCH_PEERS = ("_graphile", "_procrastinate", "_procrastinate2")
 LOGIN = "admin"
 SERVICES = (*services.LOG_FILES, embedded.SERVICE)
 DATA_DIR = paths.LOCAL / "data"
